@@ -1,0 +1,297 @@
+"""Where tokens live: one description for text, speech, images, point clouds, graphs and proteins."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_INTEGER = (torch.int64, torch.int32, torch.int16, torch.uint8)
+_PER_TOKEN = ("mask", "segments", "positions", "coords", "normals", "modality")
+
+
+class Aligned(NamedTuple):
+    """A layout whose rows begin with their real tokens, and the order that brought it there."""
+
+    layout: Layout
+    order: Tensor | None  # (B, L) int64: aligned token i was token order[b, i]; None where nothing moved
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Layout:
+    """Where the tokens of a batch live. Every field is optional.
+
+    A layout says nothing about features: the same layout serves every mixer of a stack, and the
+    same mixer serves a sequence, an image, a cloud or a graph, as far as the fields it needs are there.
+
+    Args:
+        mask: (B, L) bool, True where a token is real. None means that all are.
+        segments: (B, L) integers, one number for each document packed in a row; tokens mix only
+            inside a segment. Numbers must not decrease along a row that is streamed.
+        positions: (B, L) integers, the place in the sequence. Default: the count of real tokens so
+            far in the document, so that left padding costs nothing.
+        grid: 1 to 3 axis lengths whose product is L (image, video, volume, spectrogram).
+        coords: (B, L, k) floats, the place in space.
+        normals: (B, L, 3) floats, the orientation at a point.
+        edges: (2, E) integers, sender and receiver, as indices into the flattened (B*L) tokens.
+        edge_attr: (E, k) floats, features of the edges.
+        modality: (B, L) integers, which modality a token belongs to.
+
+    Raises:
+        ValueError, TypeError: when the layout is used with tokens that it does not fit; the message
+            names the field, what was expected and what was found.
+
+    Example:
+        >>> layout = Layout.from_lengths([3, 1])
+        >>> layout.mask.tolist()
+        [[True, True, True], [True, False, False]]
+    """
+
+    mask: Tensor | None = None
+    segments: Tensor | None = None
+    positions: Tensor | None = None
+    grid: tuple[int, ...] | None = None
+    coords: Tensor | None = None
+    normals: Tensor | None = None
+    edges: Tensor | None = None
+    edge_attr: Tensor | None = None
+    modality: Tensor | None = None
+    is_aligned: bool = dataclasses.field(default=False, repr=False)
+
+    # ------------------------------------------------------------------ constructors
+
+    @classmethod
+    def from_lengths(cls, lengths: Tensor | list[int], length: int | None = None) -> Layout:
+        """Right-padded rows of the given lengths.
+
+        Args:
+            lengths: (B,) number of real tokens in each row.
+            length: L; default the longest row.
+
+        Example:
+            >>> Layout.from_lengths([2, 1]).mask.tolist()
+            [[True, True], [True, False]]
+        """
+        counts = torch.as_tensor(lengths)
+        if counts.dim() != 1 or counts.is_floating_point():
+            raise ValueError(f"lengths: expected one integer a row, found shape {tuple(counts.shape)} of {counts.dtype}")
+        longest = int(counts.max()) if counts.numel() else 0
+        if length is None:
+            length = longest
+        if longest > length or (counts.numel() and int(counts.min()) < 0):
+            raise ValueError(f"lengths: expected values from 0 to {length}, found {counts.tolist()}")
+        return cls(mask=torch.arange(length, device=counts.device) < counts[:, None])
+
+    @classmethod
+    def from_padding_mask(cls, attention_mask: Tensor) -> Layout:
+        """From Hugging Face's `attention_mask`: (B, L), 1 where a token is real and 0 where it is padding.
+
+        Example:
+            >>> Layout.from_padding_mask(torch.tensor([[0, 1, 1]])).mask.tolist()
+            [[False, True, True]]
+        """
+        if attention_mask.dim() != 2:
+            raise ValueError(f"attention_mask: expected shape (B, L), found {tuple(attention_mask.shape)}")
+        if attention_mask.dtype == torch.bool:
+            return cls(mask=attention_mask)
+        if not bool(((attention_mask == 0) | (attention_mask == 1)).all()):
+            raise ValueError(
+                "attention_mask: expected only 0 (padding) and 1 (real), found values from "
+                f"{attention_mask.min().item()} to {attention_mask.max().item()}"
+            )
+        return cls(mask=attention_mask != 0)
+
+    @classmethod
+    def from_cu_seqlens(cls, cu_seqlens: Tensor) -> Layout:
+        """Documents packed in one row, from their cumulative lengths (the variable-length convention of FlashAttention).
+
+        Args:
+            cu_seqlens: (documents + 1,) integers that start at 0 and increase; the last is L.
+
+        Example:
+            >>> Layout.from_cu_seqlens(torch.tensor([0, 2, 5])).segments.tolist()
+            [[0, 0, 1, 1, 1]]
+        """
+        if cu_seqlens.dim() != 1 or cu_seqlens.numel() < 2 or cu_seqlens.dtype not in _INTEGER:
+            raise ValueError(
+                f"cu_seqlens: expected 1-D integers, at least [0, L], found shape {tuple(cu_seqlens.shape)} of {cu_seqlens.dtype}"
+            )
+        lengths = cu_seqlens.diff()
+        if int(cu_seqlens[0]) != 0 or bool((lengths <= 0).any()):
+            raise ValueError(f"cu_seqlens: expected increasing integers from 0, found {cu_seqlens.tolist()}")
+        documents = torch.arange(lengths.numel(), device=cu_seqlens.device)
+        return cls(segments=documents.repeat_interleave(lengths)[None])
+
+    @classmethod
+    def from_pyg(cls, data: Any) -> Layout:
+        """From a `torch_geometric` Data or Batch: one row that holds all nodes, one segment a graph.
+
+        Args:
+            data: any object with `num_nodes` and, where it has them, `edge_index` (2, E), `edge_attr`,
+                `pos` (nodes, k), `normal` (nodes, 3) and `batch` (nodes,).
+        """
+        if getattr(data, "num_nodes", None) is None:
+            raise TypeError(f"data: expected a torch_geometric Data or Batch, found {type(data).__name__}")
+        batch, pos, normal = (getattr(data, name, None) for name in ("batch", "pos", "normal"))
+        edge_attr = getattr(data, "edge_attr", None)
+        if edge_attr is not None and edge_attr.dim() == 1:
+            edge_attr = edge_attr[:, None]
+        return cls(
+            segments=None if batch is None else batch[None],
+            coords=None if pos is None else pos[None],
+            normals=None if normal is None else normal[None],
+            edges=getattr(data, "edge_index", None),
+            edge_attr=edge_attr,
+        )
+
+    # ------------------------------------------------------------------ use
+
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields that are there.
+
+        Example:
+            >>> Layout(grid=(2, 2)).fields()
+            ('grid',)
+        """
+        names = (f.name for f in dataclasses.fields(self) if f.name != "is_aligned")
+        return tuple(name for name in names if getattr(self, name) is not None)
+
+    def validate(self, batch: int, length: int, device: torch.device | None = None) -> None:
+        """Refuse a field that does not fit (batch, length) tokens on `device`.
+
+        Raises:
+            ValueError: wrong shape, value or device. TypeError: wrong type.
+        """
+        tokens = f"({batch}, {length})"
+        for name in _PER_TOKEN:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            _check_tensor(name, value, device)
+            extra = {"coords": 1, "normals": 1}.get(name, 0)
+            wanted = {"coords": f"({batch}, {length}, k)", "normals": f"({batch}, {length}, 3)"}.get(name, tokens)
+            fits = value.dim() == 2 + extra and tuple(value.shape[:2]) == (batch, length)
+            if not fits or (name == "normals" and value.shape[2] != 3):
+                raise ValueError(f"Layout.{name}: expected shape {wanted}, found {tuple(value.shape)}")
+        _check_dtypes(self)
+        if self.grid is not None:
+            _check_grid(self.grid, length)
+        if self.edges is not None:
+            _check_edges(self.edges, self.edge_attr, batch * length, device)
+        elif self.edge_attr is not None:
+            raise ValueError("Layout.edge_attr: expected together with edges, found edges=None")
+
+    def aligned(self) -> Aligned:
+        """Bring each row's real tokens to its front, documents one after the other, order kept.
+
+        Left, right and scattered padding become the same thing, so a mixer that runs along the row
+        needs no other case. A layout with neither mask nor segments is returned as it is. The grid
+        is dropped where tokens move.
+
+        Example:
+            >>> layout, order = Layout(mask=torch.tensor([[False, True, True]])).aligned()
+            >>> layout.mask.tolist(), order.tolist()
+            ([[True, True, False]], [[1, 2, 0]])
+        """
+        fields = [f for f in (self.mask, self.segments) if f is not None]
+        if self.is_aligned or not fields:
+            return Aligned(self, None)
+        key = torch.zeros_like(fields[0], dtype=torch.int64) if self.segments is None else self.segments.long()
+        if self.mask is not None:
+            key = key.masked_fill(~self.mask, torch.iinfo(torch.int64).max)
+        order = key.argsort(dim=1, stable=True)
+        return Aligned(dataclasses.replace(self.permuted(order), is_aligned=True), order)
+
+    def permuted(self, order: Tensor) -> Layout:
+        """The same layout for tokens taken in another order.
+
+        Args:
+            order: (B, L) int64; new token i of row b is old token `order[b, i]`. The grid is dropped.
+        """
+        changes: dict[str, Any] = {}
+        for name in _PER_TOKEN:
+            value = getattr(self, name)
+            if value is not None:
+                changes[name] = take_tokens(value, order)
+        if self.edges is not None:
+            rows, length = order.shape
+            place = torch.empty_like(order).scatter_(1, order, torch.arange(length, device=order.device).expand(rows, -1))
+            place = (place + length * torch.arange(rows, device=order.device)[:, None]).flatten()
+            changes["edges"] = place[self.edges.long()]
+        return dataclasses.replace(self, grid=None, is_aligned=False, **changes)
+
+    def counts(self) -> Tensor | None:
+        """(B,) number of real tokens a row; None where all are."""
+        return None if self.mask is None else self.mask.sum(1)
+
+    def to(self, device: torch.device | str) -> Layout:
+        """The same layout on another device."""
+        moved = {
+            f.name: getattr(self, f.name).to(device)
+            for f in dataclasses.fields(self)
+            if isinstance(getattr(self, f.name), Tensor)
+        }
+        return dataclasses.replace(self, **moved)
+
+
+def take_tokens(values: Tensor, order: Tensor) -> Tensor:
+    """Reorder (B, L, ...) values along L by (B, L) indices."""
+    index = order.reshape(order.shape + (1,) * (values.dim() - 2)).expand(order.shape + values.shape[2:])
+    return values.gather(1, index)
+
+
+def put_tokens(values: Tensor, order: Tensor) -> Tensor:
+    """Undo `take_tokens`: put (B, L, ...) values back to where `order` took them from."""
+    return take_tokens(values, order.argsort(dim=1))
+
+
+def _check_tensor(name: str, value: Any, device: torch.device | None) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"Layout.{name}: expected a tensor, found {type(value).__name__}")
+    if device is not None and value.device != device:
+        raise ValueError(f"Layout.{name}: expected device {device} (that of the tokens), found {value.device}")
+
+
+def _check_dtypes(layout: Layout) -> None:
+    for name in _PER_TOKEN:
+        value = getattr(layout, name)
+        if value is None:
+            continue
+        if name == "mask":
+            fits, wanted = value.dtype == torch.bool, "bool (see Layout.from_padding_mask for a 0/1 mask)"
+        elif name in ("coords", "normals"):
+            fits, wanted = value.is_floating_point(), "floats"
+        else:
+            fits, wanted = value.dtype in _INTEGER, "integers"
+        if not fits:
+            raise TypeError(f"Layout.{name}: expected {wanted}, found {value.dtype}")
+
+
+def _check_grid(grid: tuple[int, ...], length: int) -> None:
+    axes = tuple(grid)
+    if not 1 <= len(axes) <= 3 or any(not isinstance(n, int) or n < 1 for n in axes):
+        raise ValueError(f"Layout.grid: expected 1 to 3 positive integers, found {grid}")
+    cells = 1
+    for n in axes:
+        cells *= n
+    if cells != length:
+        raise ValueError(f"Layout.grid: expected axes whose product is {length} tokens, found {axes} ({cells})")
+
+
+def _check_edges(edges: Tensor, edge_attr: Tensor | None, tokens: int, device: torch.device | None) -> None:
+    _check_tensor("edges", edges, device)
+    if edges.dim() != 2 or edges.shape[0] != 2:
+        raise ValueError(f"Layout.edges: expected shape (2, E), found {tuple(edges.shape)}")
+    if edges.dtype not in _INTEGER:
+        raise TypeError(f"Layout.edges: expected integers, found {edges.dtype}")
+    if edges.numel() and (int(edges.min()) < 0 or int(edges.max()) >= tokens):
+        raise ValueError(
+            f"Layout.edges: expected indices from 0 to {tokens - 1}, found {int(edges.min())} to {int(edges.max())}"
+        )
+    if edge_attr is not None:
+        _check_tensor("edge_attr", edge_attr, device)
+        if edge_attr.dim() != 2 or edge_attr.shape[0] != edges.shape[1]:
+            raise ValueError(f"Layout.edge_attr: expected shape ({edges.shape[1]}, k), found {tuple(edge_attr.shape)}")

@@ -77,7 +77,9 @@ class Layout:
         """
         counts = torch.as_tensor(lengths)
         if counts.dim() != 1 or counts.is_floating_point():
-            raise ValueError(f"lengths: expected one integer a row, found shape {tuple(counts.shape)} of {counts.dtype}")
+            raise ValueError(
+                f"lengths: expected one integer a row, found shape {tuple(counts.shape)} of {counts.dtype}"
+            )
         longest = int(counts.max()) if counts.numel() else 0
         if length is None:
             length = longest
@@ -106,7 +108,7 @@ class Layout:
 
     @classmethod
     def from_cu_seqlens(cls, cu_seqlens: Tensor) -> Layout:
-        """Documents packed in one row, from their cumulative lengths (the variable-length convention of FlashAttention).
+        """Documents packed in one row, from their cumulative lengths (FlashAttention's convention).
 
         Args:
             cu_seqlens: (documents + 1,) integers that start at 0 and increase; the last is L.
@@ -117,7 +119,8 @@ class Layout:
         """
         if cu_seqlens.dim() != 1 or cu_seqlens.numel() < 2 or cu_seqlens.dtype not in _INTEGER:
             raise ValueError(
-                f"cu_seqlens: expected 1-D integers, at least [0, L], found shape {tuple(cu_seqlens.shape)} of {cu_seqlens.dtype}"
+                "cu_seqlens: expected 1-D integers, at least [0, L], "
+                f"found shape {tuple(cu_seqlens.shape)} of {cu_seqlens.dtype}"
             )
         lengths = cu_seqlens.diff()
         if int(cu_seqlens[0]) != 0 or bool((lengths <= 0).any()):
@@ -218,7 +221,9 @@ class Layout:
                 changes[name] = take_tokens(value, order)
         if self.edges is not None:
             rows, length = order.shape
-            place = torch.empty_like(order).scatter_(1, order, torch.arange(length, device=order.device).expand(rows, -1))
+            place = torch.empty_like(order).scatter_(
+                1, order, torch.arange(length, device=order.device).expand(rows, -1)
+            )
             place = (place + length * torch.arange(rows, device=order.device)[:, None]).flatten()
             changes["edges"] = place[self.edges.long()]
         return dataclasses.replace(self, grid=None, is_aligned=False, **changes)

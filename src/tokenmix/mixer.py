@@ -169,6 +169,13 @@ def check_positive(name: str, value: int) -> None:
         raise ValueError(f"{name}: expected a positive integer, found {value}")
 
 
+def set_parameter(parameter: nn.Parameter, value: Tensor) -> None:
+    """Initialise a parameter, unless Hugging Face's loader has marked it as loaded from a checkpoint."""
+    if not getattr(parameter, "_is_hf_initialized", False):
+        with torch.no_grad():
+            parameter.copy_(value)
+
+
 def check_divides(name: str, value: int, of_name: str, of: int) -> None:
     """Refuse a value that does not divide another."""
     check_positive(name, value)

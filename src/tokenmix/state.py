@@ -28,6 +28,7 @@ class MixerState:
         segment: (B,) int64, number of the last document (0 before the first token).
         length: the largest `seen`, as a Python integer.
         uniform: True as long as every row has seen the same number of tokens.
+        packed: True once a chunk came with segments.
 
     Example:
         >>> state = MixerState(batch_size=2)
@@ -46,7 +47,7 @@ class MixerState:
         self.uniform = True
         self.tensors: dict[str, Tensor] = {}
         self._growing: dict[str, Tensor] = {}  # (B, H, capacity, D)
-        self._packed = False  # True once documents were packed in a row
+        self.packed = False  # True once documents were packed in a row
 
     # ------------------------------------------------------------------ what mixers call
 
@@ -65,7 +66,9 @@ class MixerState:
     def recent(self, name: str) -> Tensor:
         """(B, size, ...) last tokens, oldest first; those of earlier documents, or of before the start, are zero."""
         value = self.tensors[name]
-        return value * self.recent_mask(value.shape[1]).reshape(value.shape[:2] + (1,) * (value.dim() - 2)).to(value.dtype)
+        return value * self.recent_mask(value.shape[1]).reshape(value.shape[:2] + (1,) * (value.dim() - 2)).to(
+            value.dtype
+        )
 
     def recent_mask(self, size: int) -> Tensor:
         """(B, size) bool: which of the last `size` slots hold a token of the current document."""
@@ -98,6 +101,7 @@ class MixerState:
         """Write a chunk behind each row's tokens; call before `advance`.
 
         Args:
+            name: what `grow` declared.
             values: (B, heads, L, width), real tokens first in each row.
 
         Returns:
@@ -128,7 +132,8 @@ class MixerState:
             return None
         segments = layout.segments.long()
         before = torch.where(self.seen > 0, self.segment, segments[:, 0])
-        return torch.cat([before[:, None], segments[:, :-1]], dim=1) != segments
+        starts = torch.cat([before[:, None], segments[:, :-1]], dim=1) != segments
+        return starts if layout.mask is None else starts & layout.mask
 
     def advance(self, length: int, layout: Layout) -> None:
         """Count an aligned chunk of `length` tokens; `TokenMixer.forward` calls it after `mix`."""
@@ -137,7 +142,7 @@ class MixerState:
         if layout.segments is None:
             self.place += read
         else:
-            self._packed = True
+            self.packed = True
             places = chunk_places(length, layout, self)
             last = (read - 1).clamp(min=0)[:, None]
             moved = read > 0
@@ -147,14 +152,14 @@ class MixerState:
         if counts is None:
             self.length += length
         else:
-            self.length = int(self.seen.max())
-            self.uniform = bool((self.seen == self.length).all())
+            self._measure()
 
     # ------------------------------------------------------------------ what users call
 
     def reorder(self, index: Tensor) -> None:
         """Keep the rows `index` (n,) int64, in that order; rows may repeat (beam search, repetition, selection)."""
         self._apply(lambda tensor: tensor.index_select(0, index.to(tensor.device)))
+        self._measure()
 
     def detach(self) -> None:
         """Cut the graph, for truncated backpropagation through time."""
@@ -167,6 +172,16 @@ class MixerState:
             ValueError: if the mixer holds more than growing tensors (a recurrence cannot be undone), if
                 `length` is negative, or if the cut lies before the row's current document.
         """
+        self.check_crop(length)
+        if length >= self.length:
+            return
+        seen = self.seen.clamp(max=length)
+        self.place -= self.seen - seen
+        self.seen = seen
+        self._measure()
+
+    def check_crop(self, length: int) -> None:
+        """Raise what `crop` would raise, and change nothing."""
         if length < 0:
             raise ValueError(f"length: expected at least 0, found {length}")
         if length >= self.length:
@@ -176,12 +191,8 @@ class MixerState:
                 f"crop(length={length}): this state has seen {self.length} tokens and cannot go back, since "
                 f"{sorted(self.tensors)} keep a summary of the past; only states that keep every token can"
             )
-        seen = self.seen.clamp(max=length)
-        place = self.place - (self.seen - seen)
-        if self._packed and bool((place < 0).any()):
+        if bool((self.place < self.seen - length).any()):
             raise ValueError(f"crop(length={length}): the cut lies before the current document of a row")
-        self.seen, self.place, self.length = seen, place.clamp(min=0), int(seen.max())
-        self.uniform = bool((seen == self.length).all())
 
     @property
     def batch_size(self) -> int:
@@ -194,6 +205,10 @@ class MixerState:
         fixed = sum(tensor.nbytes for tensor in self.tensors.values())
         slots = sum(b.shape[0] * b.shape[1] * b.shape[3] * b.element_size() for b in self._growing.values())
         return fixed + slots * self.length
+
+    def _measure(self) -> None:
+        self.length = int(self.seen.max())
+        self.uniform = bool((self.seen == self.length).all())
 
     def _apply(self, function: Callable[[Tensor], Tensor]) -> None:
         self.seen, self.place, self.segment = map(function, (self.seen, self.place, self.segment))
@@ -226,4 +241,5 @@ def document_starts(layout: Layout) -> Tensor | None:
         return None
     segments = layout.segments
     before = torch.cat([segments[:, :1] - 1, segments[:, :-1]], dim=1)
-    return before != segments
+    starts = before != segments
+    return starts if layout.mask is None else starts & layout.mask

@@ -1,0 +1,321 @@
+"""Blocks and stacks: norm, mixer, feed-forward, and patterns of named mixers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tokenmix.layout import Layout, put_tokens, take_tokens
+from tokenmix.mixer import TokenMixer, build_mixer, check_positive
+from tokenmix.state import MixerState
+
+NORMS: dict[str, Callable[..., nn.Module]] = {"rmsnorm": nn.RMSNorm, "layernorm": nn.LayerNorm}
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)).
+
+    Args:
+        dim: width of the features.
+        hidden: inner width; default 8/3 dim, rounded up to a multiple of 8 (equal in size to a GELU one of 4 dim).
+        bias: biases on the projections.
+
+    Source:
+        Shazeer 2020, arXiv 2002.05202.
+    """
+
+    def __init__(self, dim: int, hidden: int | None = None, bias: bool = False) -> None:
+        super().__init__()
+        hidden = hidden or -(-8 * dim // 24) * 8
+        self.gate_proj = nn.Linear(dim, hidden, bias=bias)
+        self.up_proj = nn.Linear(dim, hidden, bias=bias)
+        self.down_proj = nn.Linear(hidden, dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) to (..., dim)."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class GELU(nn.Module):
+    """down(gelu(up(x))).
+
+    Args:
+        dim: width of the features.
+        hidden: inner width; default 4 dim.
+        bias: biases on the projections.
+    """
+
+    def __init__(self, dim: int, hidden: int | None = None, bias: bool = False) -> None:
+        super().__init__()
+        self.up_proj = nn.Linear(dim, hidden or 4 * dim, bias=bias)
+        self.down_proj = nn.Linear(hidden or 4 * dim, dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) to (..., dim)."""
+        return self.down_proj(F.gelu(self.up_proj(x)))
+
+
+FEED_FORWARDS: dict[str, Callable[..., nn.Module]] = {"swiglu": SwiGLU, "gelu": GELU}
+
+
+class MixerBlock(nn.Module):
+    """x += mixer(norm(x)); x += feed_forward(norm(x)), the second where there is a feed-forward.
+
+    Args:
+        mixer: any token mixer.
+        feed_forward: "swiglu", "gelu", or None for a block of the mixer alone (Mamba's).
+        feed_forward_dim: inner width of the feed-forward; default its own.
+        norm: "rmsnorm" or "layernorm".
+        norm_eps: added to the variance.
+        dropout: on both branches, before they are added.
+        feed_forward_bias: biases in the feed-forward.
+
+    Raises:
+        ValueError: unknown norm or feed-forward.
+
+    Example:
+        >>> from tokenmix.mixers import GAM
+        >>> MixerBlock(GAM(16, slots=8))(torch.zeros(1, 3, 16)).shape
+        torch.Size([1, 3, 16])
+    """
+
+    def __init__(
+        self,
+        mixer: TokenMixer,
+        *,
+        feed_forward: str | None = "swiglu",
+        feed_forward_dim: int | None = None,
+        norm: str = "rmsnorm",
+        norm_eps: float = 1e-5,
+        dropout: float = 0.0,
+        feed_forward_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        dim = mixer.dim
+        make_norm = _choose("norm", norm, NORMS)
+        self.mixer_norm = make_norm(dim, eps=norm_eps)
+        self.mixer = mixer
+        self.feed_forward_norm: nn.Module | None = None
+        self.feed_forward: nn.Module | None = None
+        if feed_forward is not None:
+            self.feed_forward_norm = make_norm(dim, eps=norm_eps)
+            make = _choose("feed_forward", feed_forward, FEED_FORWARDS)
+            self.feed_forward = make(dim, feed_forward_dim, bias=feed_forward_bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, layout: Layout | None = None, state: MixerState | None = None) -> Tensor:
+        """(B, L, dim) to (B, L, dim); the state is the mixer's."""
+        x = x + self.dropout(self.mixer(self.mixer_norm(x), layout, state))
+        if self.feed_forward is not None and self.feed_forward_norm is not None:
+            x = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        return x
+
+
+class StackState:
+    """The states of a stack's mixers, one a layer, handled as one.
+
+    Attributes:
+        states: list of `MixerState`.
+    """
+
+    def __init__(self, states: list[MixerState]) -> None:
+        self.states = states
+
+    @property
+    def seen(self) -> Tensor:
+        """(B,) real tokens read so far."""
+        return self.states[0].seen
+
+    @property
+    def place(self) -> Tensor:
+        """(B,) real tokens read so far of the document that the row is in."""
+        return self.states[0].place
+
+    @property
+    def length(self) -> int:
+        """Largest number of tokens that a row has seen."""
+        return self.states[0].length
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows."""
+        return self.states[0].batch_size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in use over all layers."""
+        return sum(state.nbytes for state in self.states)
+
+    def reorder(self, index: Tensor) -> None:
+        """See `MixerState.reorder`."""
+        for state in self.states:
+            state.reorder(index)
+
+    def crop(self, length: int) -> None:
+        """See `MixerState.crop`; nothing changes if any layer refuses."""
+        if length < self.length:
+            for state in self.states:
+                state.check_crop(length)
+        for state in self.states:
+            state.crop(length)
+
+    def detach(self) -> None:
+        """See `MixerState.detach`."""
+        for state in self.states:
+            state.detach()
+
+
+class Stack(nn.Module):
+    """Layers of named mixers in a repeating pattern, and a final norm.
+
+    Args:
+        dim: width of the features.
+        mixers: a description for each letter, such as {"m": {"mixer": "mamba2"}, "a": {"mixer": "attention"}}.
+        pattern: letters, one a layer, repeated until there are `layers`: "mma".
+        layers: number of layers; default the length of the pattern.
+        feed_forward: as in `MixerBlock`, or a mapping from letters to it.
+        feed_forward_dim, norm, norm_eps, dropout, feed_forward_bias: as in `MixerBlock`.
+
+    Attributes:
+        letters: the pattern, written out for every layer.
+        gradient_checkpointing: recompute each layer in the backward pass (training without a state).
+
+    Raises:
+        ValueError: an empty pattern, a letter without a mixer, a mixer whose letter is not in the pattern, or what a
+            mixer refuses.
+
+    Example:
+        >>> mixers = {"a": {"mixer": "attention", "heads": 2}, "g": {"mixer": "gam", "slots": 8}}
+        >>> stack = Stack(16, mixers, "gga", layers=6)
+        >>> stack.letters
+        'ggagga'
+        >>> state = stack.init_state(batch_size=1)
+        >>> x = torch.randn(1, 5, 16)
+        >>> steps = torch.cat([stack(token, state=state) for token in x.split(1, dim=1)], dim=1)
+        >>> torch.allclose(steps, stack(x), atol=1e-5)
+        True
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        mixers: Mapping[str, Mapping[str, Any]],
+        pattern: str,
+        *,
+        layers: int | None = None,
+        feed_forward: str | Mapping[str, str | None] | None = "swiglu",
+        feed_forward_dim: int | None = None,
+        norm: str = "rmsnorm",
+        norm_eps: float = 1e-5,
+        dropout: float = 0.0,
+        feed_forward_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.letters = resolve_pattern(pattern, mixers, layers)
+        by_letter = feed_forward if isinstance(feed_forward, Mapping) else dict.fromkeys(mixers, feed_forward)
+        unknown = sorted(set(by_letter) - set(mixers))
+        if unknown:
+            raise ValueError(f"feed_forward: expected letters of mixers {sorted(mixers)}, found {unknown}")
+        self.layers = nn.ModuleList(
+            MixerBlock(
+                build_mixer(mixers[letter], dim),
+                feed_forward=by_letter.get(letter, "swiglu"),
+                feed_forward_dim=feed_forward_dim,
+                norm=norm,
+                norm_eps=norm_eps,
+                dropout=dropout,
+                feed_forward_bias=feed_forward_bias,
+            )
+            for letter in self.letters
+        )
+        self.norm = _choose("norm", norm, NORMS)(dim, eps=norm_eps)
+        self.gradient_checkpointing = False
+
+    @property
+    def mixers(self) -> list[TokenMixer]:
+        """The mixers, one a layer."""
+        return [block.mixer for block in self.layers]  # type: ignore[misc]  # every layer is a MixerBlock
+
+    def init_state(
+        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> StackState:
+        """Empty memories of all layers; see `TokenMixer.init_state`."""
+        return StackState([mixer.init_state(batch_size, device=device, dtype=dtype) for mixer in self.mixers])
+
+    def forward(
+        self,
+        x: Tensor,
+        layout: Layout | None = None,
+        state: StackState | None = None,
+        *,
+        hidden_states: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Run all layers and the final norm.
+
+        Args:
+            x: (B, L, dim).
+            layout: where the tokens live. Rows are brought into order once, for all layers.
+            state: from `init_state`, advanced in place.
+            hidden_states: a list that receives the input of each layer and the output.
+
+        Returns:
+            (B, L, dim).
+        """
+        layout = layout or Layout()
+        order = None
+        if all(mixer.ordered for mixer in self.mixers):
+            layout.validate(x.shape[0], x.shape[1], x.device)
+            layout, order = layout.aligned()
+        if order is not None:
+            x = take_tokens(x, order)
+        states = [None] * len(self.layers) if state is None else state.states
+        for block, layer_state in zip(self.layers, states, strict=True):
+            if hidden_states is not None:
+                hidden_states.append(_restore(x, order))
+            if self.gradient_checkpointing and self.training and layer_state is None:
+                x = checkpoint(block, x, layout, use_reentrant=False)
+            else:
+                x = block(x, layout, layer_state)
+        x = _restore(self.norm(x), order)
+        if hidden_states is not None:
+            hidden_states.append(x)
+        return x
+
+
+def resolve_pattern(pattern: str, mixers: Mapping[str, Any], layers: int | None = None) -> str:
+    """Write a pattern out, one letter a layer.
+
+    Raises:
+        ValueError: as `Stack`.
+
+    Example:
+        >>> resolve_pattern("mma", {"m": {}, "a": {}}, layers=5)
+        'mmamm'
+    """
+    if not pattern:
+        raise ValueError("pattern: expected at least one letter, found an empty string")
+    missing = sorted(set(pattern) - set(mixers))
+    if missing:
+        raise ValueError(f"pattern: expected letters of mixers {sorted(mixers)}, found {missing} in {pattern!r}")
+    if layers is not None:
+        check_positive("layers", layers)
+    letters = (pattern * -(-(layers or len(pattern)) // len(pattern)))[: layers or len(pattern)]
+    unused = sorted(set(mixers) - set(letters))
+    if unused:
+        raise ValueError(f"mixers: {unused} named but not used by pattern {letters!r}")
+    return letters
+
+
+def _restore(x: Tensor, order: Tensor | None) -> Tensor:
+    return x if order is None else put_tokens(x, order)
+
+
+def _choose(name: str, value: str, known: Mapping[str, Callable[..., nn.Module]]) -> Callable[..., nn.Module]:
+    if value not in known:
+        raise ValueError(f"{name}: expected one of {sorted(known)}, found {value!r}")
+    return known[value]

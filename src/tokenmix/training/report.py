@@ -1,0 +1,120 @@
+"""What a recipe shows at its end: a table, curves, and numbers in a file."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass
+class RunResult:
+    """What one trained stack gave.
+
+    Args:
+        name: of the stack.
+        metrics: numbers for the table and for metrics.json.
+        history: the Trainer's log, a dict a line.
+        sample: generated text.
+    """
+
+    name: str
+    metrics: dict[str, float]
+    history: list[dict[str, Any]] = field(default_factory=list)
+    sample: str = ""
+
+
+def print_table(
+    title: str,
+    results: Sequence[RunResult],
+    columns: Mapping[str, tuple[str, str]],
+    baselines: Mapping[str, float],
+    console: Console | None = None,
+) -> None:
+    """Print a row for each stack, and the baselines under the first column of numbers.
+
+    Args:
+        title: of the table.
+        results: the stacks.
+        columns: heading and format (such as ".3f") by key of the metrics, the score first.
+        baselines: score of each trivial model.
+        console: where to print; default the terminal.
+    """
+    table = Table(title=title, title_justify="left")
+    table.add_column("model")
+    for heading, _ in columns.values():
+        table.add_column(heading, justify="right")
+    score_format = next(iter(columns.values()))[1]
+    for name, value in baselines.items():
+        table.add_row(f"[dim]{name}[/dim]", f"[dim]{format(value, score_format)}[/dim]")
+    table.add_section()
+    for result in results:
+        table.add_row(result.name, *(format(result.metrics[key], form) for key, (_, form) in columns.items()))
+    (console or Console()).print(table)
+
+
+def plot_losses(
+    path: str | os.PathLike[str],
+    results: Sequence[RunResult],
+    baselines: Mapping[str, float],
+    unit: str = "bits per byte",
+) -> None:
+    """Draw the training loss of each stack against steps, with the baselines as dashed lines.
+
+    Args:
+        path: PNG to write.
+        results: the stacks, with their history (losses in nats).
+        baselines: horizontal lines, in bits.
+        unit: label of the vertical axis.
+    """
+    figure, axes = _figure()
+    for result in results:
+        points = [(line["step"], line["loss"] / math.log(2)) for line in result.history if "loss" in line]
+        axes.plot(*zip(*points, strict=True), label=result.name, linewidth=1.2)
+    for name, value in baselines.items():
+        axes.axhline(value, color="0.6", linestyle="--", linewidth=0.8)
+        axes.annotate(name, (1.0, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.4")
+    axes.set(xlabel="step", ylabel=f"training loss ({unit})")
+    axes.legend()
+    figure.savefig(Path(path), dpi=120)
+
+
+def plot_max_logits(path: str | os.PathLike[str], results: Sequence[RunResult]) -> None:
+    """Draw the largest attention logit of each layer against steps, one panel a stack.
+
+    Args:
+        path: PNG to write.
+        results: stacks whose history holds `max_logit/<layer>/<kind>`.
+    """
+    figure, panels = _figure(columns=len(results))
+    styles = ["-", ":", "--"]
+    for axes, result in zip(panels, results, strict=True):
+        keys = sorted({key for line in result.history for key in line if key.startswith("max_logit/")})
+        kinds = sorted({key.split("/")[2] for key in keys})
+        for key in keys:
+            layer, kind = key.split("/")[1:]
+            points = [(line["step"], line[key]) for line in result.history if key in line]
+            axes.plot(
+                *zip(*points, strict=True),
+                linestyle=styles[kinds.index(kind) % len(styles)],
+                color=f"C{int(layer) % 10}",
+                label=f"layer {layer}, window {kind}",
+                linewidth=1.2,
+            )
+        axes.set(title=result.name, xlabel="step", ylabel="max |q.k| / sqrt(d)")
+        axes.legend(fontsize="small")
+    figure.savefig(Path(path), dpi=120)
+
+
+def _figure(columns: int = 1) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0 if columns == 1 else 5.0 * columns, 4.2), layout="constrained")
+    axes = figure.subplots(1, columns, sharey=True) if columns > 1 else figure.subplots()
+    return figure, axes

@@ -1,0 +1,64 @@
+"""Exact resume: which checkpoint is whole, and whether a folder belongs to this run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+
+def last_complete_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
+    """The newest checkpoint that was written to its end; unfinished ones are removed.
+
+    The Trainer writes `trainer_state.json` last, so a checkpoint without it was cut off by a kill.
+
+    Args:
+        folder: the Trainer's output folder.
+
+    Returns:
+        Path of `checkpoint-N`, or None.
+    """
+    complete = {}
+    for path in Path(folder).glob("checkpoint-*"):
+        step = path.name.removeprefix("checkpoint-")
+        if not step.isdigit():
+            continue
+        if _is_whole(path):
+            complete[int(step)] = path
+        else:
+            shutil.rmtree(path)
+    return complete[max(complete)] if complete else None
+
+
+def claim_folder(folder: str | os.PathLike[str], config: str, name: str = "config.yaml") -> None:
+    """Write the resolved configuration into a run's folder, or check that it is the one already there.
+
+    Args:
+        folder: the run's output folder; made if it is not there.
+        config: the resolved configuration as text.
+        name: file to keep it in.
+
+    Raises:
+        ValueError: if the folder holds a run of another configuration; the message shows the first difference.
+    """
+    path = Path(folder) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(config, encoding="utf-8")
+        os.replace(temporary, path)
+        return
+    before, now = path.read_text(encoding="utf-8").splitlines(), config.splitlines()
+    for there, here in zip(before, now, strict=False):
+        if there != here:
+            raise ValueError(f"output: {folder} holds a run with {there.strip()!r}, found {here.strip()!r}; {_ADVICE}")
+    if len(before) != len(now):
+        raise ValueError(f"output: {folder} holds a run with other settings; {_ADVICE}")
+
+
+_ADVICE = "choose another --output, or delete that folder to start anew"
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    state = checkpoint / "trainer_state.json"
+    return state.is_file() and state.read_text(encoding="utf-8").rstrip().endswith("}")

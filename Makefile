@@ -1,0 +1,39 @@
+# `make demo` trains five language models on real text; `make test` checks everything. Both do all the set-up.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+RUN := $(VENV)/bin
+READY := $(VENV)/.ready
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo small test test-slow lint format clean
+
+demo: $(READY)  ## five mixers on Python's own source text, about a minute after the install
+	$(RUN)/python recipes/language_modeling/train.py --config recipes/language_modeling/configs/smoke.yaml
+
+small: $(READY)  ## the printed result: under 20 minutes on two cores
+	$(RUN)/python recipes/language_modeling/train.py --config recipes/language_modeling/configs/small.yaml
+
+test: lint  ## ruff, mypy (strict) and the test suite
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist worksteal
+
+test-slow: $(READY)  ## proofs that take minutes
+	$(RUN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+format: $(READY)
+	$(RUN)/ruff format .
+	$(RUN)/ruff check --fix .
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "tokenmix needs Python 3.11 or newer, found $$($(PYTHON) --version); set PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --disable-pip-version-check -q -e '.[test]'
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) runs build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,79 @@
+"""What the scans and convolutions share: checks of their inputs, and sums out of the reach of autocast."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal["floating point", "bool", "integer"]
+
+
+def check_tensor(
+    name: str,
+    value: object,
+    axes: str,
+    sizes: tuple[int, ...],
+    device: torch.device,
+    *,
+    kind: Kind = "floating point",
+) -> None:
+    """Refuse anything but a tensor of the given shape, kind and device.
+
+    Args:
+        name: of the argument, for the message.
+        value: what was given.
+        axes: the shape in letters, for the message.
+        sizes: the shape.
+        device: the device of the first argument.
+        kind: of the numbers.
+
+    Raises:
+        TypeError: not a tensor, or of another kind. ValueError: another shape or device.
+
+    Example:
+        >>> check_tensor("mask", torch.ones(2, 3), "(B, L)", (2, 4), torch.device("cpu"))
+        Traceback (most recent call last):
+        ValueError: mask: expected shape (B, L) = (2, 4), found (2, 3)
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor of shape {axes}, found {type(value).__name__}")
+    if kind != _kind(value):
+        raise TypeError(f"{name}: expected {kind}, found {value.dtype}")
+    if value.shape != sizes:
+        raise ValueError(f"{name}: expected shape {axes} = {tuple(sizes)}, found {tuple(value.shape)}")
+    if value.device != device:
+        raise ValueError(f"{name}: expected device {device} (that of the first argument), found {value.device}")
+
+
+def check_axes(name: str, value: object, axes: str, count: int) -> None:
+    """Refuse anything but a floating point tensor with `count` axes, none of them empty.
+
+    Example:
+        >>> check_axes("x", torch.ones(2, 3), "(B, L, C)", 3)
+        Traceback (most recent call last):
+        ValueError: x: expected shape (B, L, C) without empty axes, found (2, 3)
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor of shape {axes}, found {type(value).__name__}")
+    if not value.is_floating_point():
+        raise TypeError(f"{name}: expected floating point, found {value.dtype}")
+    if value.dim() != count or 0 in value.shape:
+        raise ValueError(f"{name}: expected shape {axes} without empty axes, found {tuple(value.shape)}")
+
+
+def _kind(value: Tensor) -> str:
+    if value.dtype == torch.bool:
+        return "bool"
+    if value.is_complex():
+        return "complex"
+    return "floating point" if value.is_floating_point() else "integer"
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """A context in which autocast leaves matrix products in the precision of their inputs."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()  # the meta device

@@ -276,7 +276,7 @@ def _check_dtypes(layout: Layout) -> None:
 
 
 def _check_grid(grid: tuple[int, ...], length: int) -> None:
-    axes = tuple(grid)
+    axes = tuple(grid) if isinstance(grid, (tuple, list)) else ()
     if not 1 <= len(axes) <= 3 or any(not isinstance(n, int) or n < 1 for n in axes):
         raise ValueError(f"Layout.grid: expected 1 to 3 positive integers, found {grid}")
     cells = 1

@@ -79,7 +79,7 @@ class HeadGroupAttention(TokenMixer):
         self.max_logit: Tensor | None = None
         windows = [group.window for group in self.groups]
         self.cost = "L^2" if None in windows else "L*w"
-        self.ordered = causal or rope or self.cost == "L*w"
+        self.ordered = causal or rope or any(window is not None for window in windows)
         self.equivariance = () if self.ordered else ("permutation",)
 
     def reset_parameters(self) -> None:

@@ -75,8 +75,9 @@ def plot_losses(
     """
     figure, axes = _figure()
     for result in results:
-        points = [(line["step"], line["loss"] / math.log(2)) for line in result.history if "loss" in line]
-        axes.plot(*zip(*points, strict=True), label=result.name, linewidth=1.2)
+        lines = [line for line in result.history if "loss" in line]
+        bits = [line["loss"] / math.log(2) for line in lines]
+        axes.plot([line["step"] for line in lines], bits, label=result.name, linewidth=1.2)
     for name, value in baselines.items():
         axes.axhline(value, color="0.6", linestyle="--", linewidth=0.8)
         axes.annotate(name, (1.0, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.4")
@@ -99,9 +100,10 @@ def plot_max_logits(path: str | os.PathLike[str], results: Sequence[RunResult]) 
         kinds = sorted({key.split("/")[2] for key in keys})
         for key in keys:
             layer, kind = key.split("/")[1:]
-            points = [(line["step"], line[key]) for line in result.history if key in line]
+            lines = [line for line in result.history if key in line]
             axes.plot(
-                *zip(*points, strict=True),
+                [line["step"] for line in lines],
+                [line[key] for line in lines],
                 linestyle=styles[kinds.index(kind) % len(styles)],
                 color=f"C{int(layer) % 10}",
                 label=f"layer {layer}, window {kind}",

@@ -42,11 +42,8 @@ def claim_folder(folder: str | os.PathLike[str], config: str, name: str = "confi
         ValueError: if the folder holds a run of another configuration; the message shows the first difference.
     """
     path = Path(folder) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(config, encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, config)
         return
     before, now = path.read_text(encoding="utf-8").splitlines(), config.splitlines()
     for there, here in zip(before, now, strict=False):
@@ -54,6 +51,14 @@ def claim_folder(folder: str | os.PathLike[str], config: str, name: str = "confi
             raise ValueError(f"output: {folder} holds a run with {there.strip()!r}, found {here.strip()!r}; {_ADVICE}")
     if len(before) != len(now):
         raise ValueError(f"output: {folder} holds a run with other settings; {_ADVICE}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, so that a kill leaves no half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 _ADVICE = "choose another --output, or delete that folder to start anew"

@@ -1,0 +1,196 @@
+"""Train language models with any mixers on real text, and compare them with n-gram baselines.
+
+    python recipes/language_modeling/train.py --config recipes/language_modeling/configs/smoke.yaml
+
+Every value of the config can be overridden: `--training.steps 100 --data.files.train my.txt --mixers.a.heads 8`.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from transformers import set_seed
+
+from tokenmix.data import Corpus, TokenBlocks, baselines, byte_tokenizer, load_corpus, train_bpe
+from tokenmix.models import MixerConfig, MixerForCausalLM
+from tokenmix.training import (
+    RunResult,
+    TrainingConfig,
+    claim_folder,
+    parse_config,
+    plot_losses,
+    plot_max_logits,
+    print_table,
+    score_text,
+    train_or_resume,
+    write_text,
+)
+
+COLUMNS = {
+    "bits_per_byte": ("bits/byte", ".3f"),
+    "perplexity": ("perplexity", ".2f"),
+    "parameters": ("parameters", ",.0f"),
+    "tokens_per_second": ("tokens/s", ",.0f"),
+    "train_seconds": ("train s", ".0f"),
+    "state_bytes": ("state bytes", ",.0f"),
+}
+
+
+@dataclass
+class DataConfig:
+    """Which text, and how it is cut."""
+
+    name: Literal["python_stdlib", "world_english_bible"] = "python_stdlib"
+    """Embedded text."""
+    files: dict[str, str | list[str]] | None = None
+    """Text files by split (train, and valid and test where there are), or {folder: PATH}; instead of `name`."""
+    hub: Literal["wikitext-2", "wikitext-103", "tinystories"] | None = None
+    """Data set of the Hugging Face hub, instead of `name`; needs a network."""
+    tokenizer: Literal["bytes", "bpe"] = "bytes"
+    """Bytes, or byte-pair encoding trained on the training split."""
+    vocab_size: int = 10_000
+    """Entries of the byte-pair encoding."""
+    context: int = 256
+    """Tokens a training row."""
+    overlap: int = 1
+    """Tokens of context that every scored token has at least, beyond the first row of the test text."""
+    packed: bool = False
+    """Keep documents in a row apart."""
+    test_bytes: int | None = None
+    """Score only the first bytes of the test split; None for all."""
+    baseline_bytes: int | None = None
+    """Count n-grams in the first bytes of the training split only; None for all."""
+
+
+@dataclass
+class ModelConfig:
+    """What all stacks share."""
+
+    hidden_size: int = 128
+    num_hidden_layers: int = 4
+    feed_forward: Literal["swiglu", "gelu"] | None = "swiglu"
+    intermediate_size: int | None = None
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    position: Literal["none", "learned"] = "none"
+    max_position_embeddings: int | None = None
+    dropout: float = 0.0
+    tie_word_embeddings: bool = True
+
+
+@dataclass
+class Config:
+    """The whole configuration; the YAML tree is this tree."""
+
+    mixers: dict[str, dict[str, Any]]
+    """A description for each letter: {a: {mixer: attention, heads: 4}}."""
+    stacks: dict[str, str]
+    """A pattern of letters for each model to train: {hybrid: mma}."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    prompt: str = "def "
+    """What the sample continues."""
+    output: str = "runs/language_modeling"
+
+
+def build_data(config: DataConfig) -> tuple[Corpus, Any, TokenBlocks, TokenBlocks]:
+    """The corpus, its tokenizer, and the blocks to train on and to score."""
+    corpus = load_corpus(config.name, files=config.files, hub=config.hub)
+    corpus = replace(corpus, test=corpus.test[: config.test_bytes])
+    tokenizer = byte_tokenizer() if config.tokenizer == "bytes" else train_bpe(corpus.train, config.vocab_size)
+    cut = partial(TokenBlocks.from_corpus, corpus, context=config.context, tokenizer=tokenizer, packed=config.packed)
+    return corpus, tokenizer, cut("train"), cut("test", overlap=config.overlap)
+
+
+def build_model(config: Config, stack: str, tokenizer: Any) -> MixerForCausalLM:
+    """The language model of one stack."""
+    pattern = config.stacks[stack]
+    return MixerForCausalLM(
+        MixerConfig(
+            vocab_size=len(tokenizer),
+            mixers={letter: config.mixers[letter] for letter in config.mixers if letter in pattern},
+            pattern=pattern,
+            **asdict(config.model),
+            **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
+        )
+    )
+
+
+def compute_metrics(model: MixerForCausalLM, test: TokenBlocks, batch_size: int) -> dict[str, float]:
+    """Scores on the test text, and sizes."""
+    return {
+        **score_text(model, test, batch_size),
+        "parameters": model.num_parameters(),
+        "state_bytes": 4 * sum(mixer.state_size(test.context) for mixer in model.stack.mixers),
+    }
+
+
+def write_sample(model: MixerForCausalLM, tokenizer: Any, prompt: str, seed: int) -> str:
+    """200 tokens after the prompt."""
+    set_seed(seed)
+    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    tokens = model.eval().generate(**inputs, max_new_tokens=200, min_new_tokens=200, do_sample=True, temperature=0.8)
+    return str(tokenizer.decode(tokens[0]))
+
+
+def train_stack(config: Config, stack: str, tokenizer: Any, train: TokenBlocks, test: TokenBlocks) -> RunResult:
+    """Train one stack, or go on where it was stopped, or read what it gave."""
+    folder = Path(config.output) / stack
+    finished = folder / "metrics.json"
+    if finished.is_file():
+        return RunResult(**json.loads(finished.read_text(encoding="utf-8")))
+    set_seed(config.training.seed)
+    model = build_model(config, stack, tokenizer)
+    run = train_or_resume(model, config.training, folder, train_dataset=train, processing_class=tokenizer)
+    tokens = run.steps * config.training.batch_size * config.data.context
+    result = RunResult(
+        name=stack,
+        metrics={
+            **compute_metrics(model, test, config.training.batch_size),
+            "train_seconds": run.seconds,
+            "tokens_per_second": tokens / run.seconds,
+        },
+        history=run.history,
+        sample=write_sample(model, tokenizer, config.prompt, config.training.seed),
+    )
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    write_text(finished, json.dumps(asdict(result), indent=2))
+    return result
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train every stack of the config and report."""
+    config, resolved = parse_config(Config, arguments, description=__doc__)
+    console = Console(width=max(100, Console().width))
+    for stack in config.stacks:  # a mistake in the last stack must not wait until the first is trained
+        with torch.device("meta"):
+            build_model(config, stack, byte_tokenizer())
+    claim_folder(config.output, resolved)
+    corpus, tokenizer, train, test = build_data(config.data)
+    console.print(f"Python {platform.python_version()}; {corpus.description}")
+    ngrams = baselines(corpus, train_bytes=config.data.baseline_bytes, folder=config.output)
+    results = []
+    for stack in config.stacks:
+        console.rule(f"{stack}: {config.stacks[stack]}")
+        results.append(train_stack(config, stack, tokenizer, train, test))
+    output = Path(config.output)
+    plot_losses(output / "loss.png", results, ngrams)
+    if any(key.startswith("max_logit/") for line in results[0].history for key in line):
+        plot_max_logits(output / "max_logits.png", results)
+    for result in results:
+        console.rule(f"sample of {result.name}")
+        console.print(result.sample, markup=False, highlight=False)
+    print_table(f"{corpus.name}, {test.scored_bytes:,} test bytes", results, COLUMNS, ngrams, console)
+    console.print(f"Written to {output}: config.yaml, loss.png, and for each stack metrics.json and model/")
+
+
+if __name__ == "__main__":
+    main()

@@ -386,7 +386,7 @@ def test_causal_full_takes_no_mask(monkeypatch):
     assert seen == [(None, {"is_causal": True})] * 2
 
 
-@pytest.mark.parametrize("source", [Full(causal=True), Band(9), Band(3, causal=False, dilation=2)])
+@pytest.mark.parametrize("source", [Full(causal=True), Band(3, causal=False, dilation=2)])
 def test_compile(source):
     q, k, v = (x.float().requires_grad_() for x in qkv(150, kv_heads=2))
     torch.compiler.reset()
@@ -398,6 +398,7 @@ def test_compile(source):
         torch.testing.assert_close(x, y)
 
 
+@pytest.mark.slow  # tracing with symbols takes 10 s
 def test_compile_for_any_length():
     torch.compiler.reset()
     compiled = torch.compile(attend, fullgraph=True, backend="aot_eager", dynamic=True)

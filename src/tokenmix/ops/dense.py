@@ -64,8 +64,8 @@ def fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, is
         q, k = (F.pad(x, (0, value_width - width)) for x in (q, k))
     elif width > value_width:
         v = F.pad(v, (0, width - value_width))
-    grouped = bool(q.shape[1] != k.shape[1])  # a traced comparison is no bool
-    y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=scale, enable_gqa=grouped)
+    grouped = {"enable_gqa": True} if q.shape[1] != k.shape[1] else {}  # a traced comparison is not a bool
+    y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=scale, **grouped)
     return y[..., :value_width] if width > value_width else y
 
 

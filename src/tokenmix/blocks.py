@@ -6,61 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tokenmix.feed_forward import FEED_FORWARDS
 from tokenmix.layout import Layout, put_tokens, take_tokens
 from tokenmix.mixer import TokenMixer, build_mixer, check_positive
 from tokenmix.state import MixerState
 
 NORMS: dict[str, Callable[..., nn.Module]] = {"rmsnorm": nn.RMSNorm, "layernorm": nn.LayerNorm}
-
-
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)).
-
-    Args:
-        dim: width of the features.
-        hidden: inner width; default 8/3 dim, rounded up to a multiple of 8 (equal in size to a GELU one of 4 dim).
-        bias: biases on the projections.
-
-    Source:
-        Shazeer 2020, arXiv 2002.05202.
-    """
-
-    def __init__(self, dim: int, hidden: int | None = None, bias: bool = False) -> None:
-        super().__init__()
-        hidden = hidden or -(-8 * dim // 24) * 8
-        self.gate_proj = nn.Linear(dim, hidden, bias=bias)
-        self.up_proj = nn.Linear(dim, hidden, bias=bias)
-        self.down_proj = nn.Linear(hidden, dim, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., dim) to (..., dim)."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
-class GELU(nn.Module):
-    """down(gelu(up(x))).
-
-    Args:
-        dim: width of the features.
-        hidden: inner width; default 4 dim.
-        bias: biases on the projections.
-    """
-
-    def __init__(self, dim: int, hidden: int | None = None, bias: bool = False) -> None:
-        super().__init__()
-        self.up_proj = nn.Linear(dim, hidden or 4 * dim, bias=bias)
-        self.down_proj = nn.Linear(hidden or 4 * dim, dim, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., dim) to (..., dim)."""
-        return self.down_proj(F.gelu(self.up_proj(x)))
-
-
-FEED_FORWARDS: dict[str, Callable[..., nn.Module]] = {"swiglu": SwiGLU, "gelu": GELU}
 
 
 class MixerBlock(nn.Module):

@@ -1,7 +1,8 @@
 """The mixers: a named system is a short composition of ops with its paper's defaults."""
 
-from tokenmix.mixers.attention import Attention, HeadGroup, HeadGroupAttention, LSAttention, SlidingWindow
+from tokenmix.mixers.attention import Attention, LSAttention, SlidingWindow
 from tokenmix.mixers.gam import GAM
+from tokenmix.mixers.heads import HeadGroup, HeadGroupAttention
 from tokenmix.mixers.linear import LinearAttention
 from tokenmix.mixers.mamba import Mamba
 from tokenmix.mixers.mamba2 import Mamba2

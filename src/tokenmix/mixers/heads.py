@@ -1,0 +1,205 @@
+"""Softmax attention whose head groups differ in how far they read, and how it reads a state."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tokenmix.layout import Layout
+from tokenmix.mixer import TokenMixer, check_divides, check_positive
+from tokenmix.mixers.logits import max_logits
+from tokenmix.mixers.reach import interval_reach
+from tokenmix.mixers.rotary import rotate
+from tokenmix.ops.attend import attend
+from tokenmix.ops.sources import Band, Full, HeadSplit, Span
+from tokenmix.state import MixerState, chunk_places
+
+
+class HeadGroup(NamedTuple):
+    """Consecutive heads that read alike: the last `window` tokens, or all where it is None."""
+
+    heads: int
+    window: int | None
+
+
+class HeadGroupAttention(TokenMixer):
+    """Softmax attention whose head groups differ in how far they read; the named mixers are made of it.
+
+        o_h = softmax(q_h k_h^T / sqrt(e) over the tokens that head h may read) v_h,   y = [o_1 ... o_H] W_o
+
+    Args:
+        dim: width of the features.
+        groups: the head groups, in order.
+        kv_heads: number of key and value heads (grouped-query attention); needs a single group.
+        head_dim: e, width of a head; default dim / heads.
+        causal: read only the past.
+        rope: rotary positions on queries and keys.
+        rope_base: base of the rotary frequencies.
+        bias: biases on the projections.
+        monitor: keep the largest |q.k| / sqrt(e) of each head of the last call in `max_logit` (heads,).
+    """
+
+    causal = "optional"
+    lora_targets = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+    def __init__(
+        self,
+        dim: int,
+        groups: list[HeadGroup],
+        *,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        causal: bool = True,
+        rope: bool = False,
+        rope_base: float = 10000.0,
+        bias: bool = False,
+        monitor: bool = False,
+    ) -> None:
+        super().__init__(dim, is_causal=causal)
+        heads = sum(group.heads for group in groups)
+        if head_dim is None:
+            check_divides("heads", heads, "dim", dim)
+            head_dim = dim // heads
+        check_positive("head_dim", head_dim)
+        check_divides("kv_heads", kv_heads or heads, "heads", heads)
+        if rope and head_dim % 2:
+            raise ValueError(f"rope: expected an even head_dim, found head_dim={head_dim}")
+        for group in groups:
+            if group.window is not None:
+                check_positive("window", group.window)
+        self.groups = [group for group in groups if group.heads]
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads or heads, head_dim
+        self.rope, self.rope_base, self.monitor = rope, rope_base, monitor
+        self.q_proj = nn.Linear(dim, heads * head_dim, bias=bias)
+        self.k_proj = nn.Linear(dim, self.kv_heads * head_dim, bias=bias)
+        self.v_proj = nn.Linear(dim, self.kv_heads * head_dim, bias=bias)
+        self.o_proj = nn.Linear(heads * head_dim, dim, bias=bias)
+        self.max_logit: Tensor | None = None
+        windows = [group.window for group in self.groups]
+        self.cost = "L^2" if None in windows else "L*w"
+        self.ordered = causal or rope or any(window is not None for window in windows)
+        self.equivariance = () if self.ordered else ("permutation",)
+
+    def reset_parameters(self) -> None:
+        """Draw the projections as `torch.nn.Linear` does."""
+        for projection in (self.q_proj, self.k_proj, self.v_proj, self.o_proj):
+            projection.reset_parameters()
+
+    def mix(self, x: Tensor, layout: Layout, state: MixerState | None) -> Tensor:
+        """See `TokenMixer.mix`."""
+        q = self._split(self.q_proj(x))
+        k = self._split(self.k_proj(x))
+        v = self._split(self.v_proj(x))  # (B, heads, L, e)
+        if self.rope:
+            positions = layout.positions
+            if positions is None:
+                positions = chunk_places(x.shape[1], layout, state, x.device)
+            q, k = rotate(q, positions, self.rope_base), rotate(k, positions, self.rope_base)
+        if state is None:
+            y = self._attend(q, k, v, layout)
+            if self.monitor:
+                self.max_logit = max_logits(q, k, [g.window for g in self._per_head()], self.is_causal, layout)
+        else:
+            y = self._attend_with_state(q, k, v, layout, state)
+        return self.o_proj(y.transpose(1, 2).flatten(2))
+
+    def fill_state(self, state: MixerState, dtype: torch.dtype) -> None:
+        """Growing keys and values for full heads, the last window - 1 of them for windowed heads."""
+        for i, group in enumerate(self.groups):
+            heads = group.heads * self.kv_heads // self.heads
+            for name in (f"k{i}", f"v{i}"):
+                if group.window is None:
+                    state.grow(name, heads, self.head_dim, dtype)
+                else:
+                    shape = (state.batch_size, group.window - 1, heads, self.head_dim)
+                    state.put(name, torch.zeros(shape, dtype=dtype, device=state.seen.device))
+
+    def reach(self, layout: Layout, length: int) -> Tensor:
+        """See `TokenMixer.reach`."""
+        windows = [group.window for group in self.groups]
+        before = None if None in windows else max(w for w in windows if w is not None) - 1
+        return interval_reach(layout, length, before, 0 if self.is_causal else before)
+
+    def max_logit_by_window(self) -> dict[str, float]:
+        """The largest logit of the last monitored call among the heads of each window ("all" for full heads).
+
+        Raises:
+            ValueError: without `monitor=True`, or before the first call.
+        """
+        if self.max_logit is None:
+            raise ValueError("monitor: expected monitor=True and a call without a state, found no logits")
+        per_group = self.max_logit.split([group.heads for group in self.groups])
+        return {str(g.window or "all"): float(v.max()) for g, v in zip(self.groups, per_group, strict=True)}
+
+    def extra_repr(self) -> str:
+        """Heads and windows."""
+        return ", ".join(f"{g.heads} heads of window {g.window or 'all'}" for g in self.groups)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def _per_head(self) -> list[HeadGroup]:
+        return [group for group in self.groups for _ in range(group.heads)]
+
+    def _source(self, group: HeadGroup) -> Full | Band:
+        return Full(self.is_causal) if group.window is None else Band(group.window, self.is_causal)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        source: Any = self._source(self.groups[0])
+        if len(self.groups) > 1:
+            source = HeadSplit(tuple((group.heads, self._source(group)) for group in self.groups))
+        # padding comes after the real tokens of a row, where a causal head does not look
+        mask = None if self.is_causal else layout.mask
+        return attend(q, k, v, source, mask=mask, segments=layout.segments)
+
+    def _attend_with_state(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, state: MixerState) -> Tensor:
+        first = state.length == 0
+        parts = [self._attend(q, k, v, layout)] if first else []
+        q_parts = q.split([group.heads for group in self.groups], dim=1)
+        kv_sizes = [group.heads * self.kv_heads // self.heads for group in self.groups]
+        for i, (group, q_g, k_g, v_g) in enumerate(
+            zip(self.groups, q_parts, k.split(kv_sizes, dim=1), v.split(kv_sizes, dim=1), strict=True)
+        ):
+            if group.window is None:
+                keys, values = state.append(f"k{i}", k_g), state.append(f"v{i}", v_g)
+                if not first:
+                    parts.append(_attend_all(q_g, keys, values, layout, state))
+                continue
+            if not first:
+                parts.append(_attend_recent(q_g, k_g, v_g, group.window, f"{i}", layout, state))
+            state.roll(f"k{i}", k_g.transpose(1, 2), layout.counts())
+            state.roll(f"v{i}", v_g.transpose(1, 2), layout.counts())
+        return torch.cat(parts, dim=1)
+
+
+def _attend_all(q: Tensor, keys: Tensor, values: Tensor, layout: Layout, state: MixerState) -> Tensor:
+    """Read every earlier token of the document: slots place by place."""
+    length = q.shape[2]
+    if length == 1 and state.uniform and not state.packed and layout.segments is None and layout.mask is None:
+        return attend(q, keys, values, Full())
+    index = state.seen[:, None] + torch.arange(length, device=q.device)
+    low = index - chunk_places(length, layout, state)
+    return attend(q, keys, values, Span(low, index + 1))
+
+
+def _attend_recent(
+    q: Tensor, k: Tensor, v: Tensor, window: int, name: str, layout: Layout, state: MixerState
+) -> Tensor:
+    """Read the last `window` tokens of the document: those kept in the state, then those of the chunk."""
+    kept, length = window - 1, q.shape[2]
+    keys = torch.cat([state.recent(f"k{name}").transpose(1, 2).to(k.dtype), k], dim=2)
+    values = torch.cat([state.recent(f"v{name}").transpose(1, 2).to(v.dtype), v], dim=2)
+    places = chunk_places(length, layout, state)
+    if length <= 2 * window:
+        index = kept + torch.arange(length, device=q.device)
+        low = index - places.clamp(max=kept)
+        return attend(q, keys, values, Span(low, (index + 1).expand_as(low)))
+    # a long chunk: the band in blocks, with idle queries for the kept keys
+    idle = q.new_zeros(q.shape[0], q.shape[1], kept, q.shape[3])
+    mask = torch.cat([state.recent_mask(kept), torch.ones_like(places, dtype=torch.bool)], dim=1)
+    documents = (places == 0).cumsum(1)
+    documents = torch.cat([torch.zeros_like(documents[:, :1]).expand(-1, kept), documents], dim=1)
+    band = attend(torch.cat([idle, q], dim=2), keys, values, Band(window), mask=mask, segments=documents)
+    return band[:, :, kept:]

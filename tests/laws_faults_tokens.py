@@ -222,8 +222,8 @@ class KeepsItsStateInItself(GatedConv):
 
 @fault(5)
 class WrongStateSize(GatedConv):
-    def state_size(self, length: int) -> int:
-        return super().state_size(length) + 1
+    def state_numel(self, length: int) -> int:
+        return super().state_numel(length) + 1
 
 
 @fault(5)
@@ -236,7 +236,7 @@ class KeepsOneTokenTooMany(GatedConv):
             state.put("spare", torch.zeros(x.shape[0], 1))
         return y
 
-    def state_size(self, length: int) -> int:
+    def state_numel(self, length: int) -> int:
         return (self.window - 1) * self.dim
 
 

@@ -64,7 +64,7 @@ def test_mixed_cache_decodes_as_the_full_forward_beyond_the_window(hybrid):
 def test_state_bytes_are_the_sum_of_the_layers(hybrid):
     state = hybrid.init_state(2)
     hybrid(torch.randn(2, 9, 32), state=state)
-    assert state.nbytes == 4 * 2 * sum(mixer.state_size(9) for mixer in hybrid.mixers)
+    assert state.nbytes == 4 * 2 * sum(mixer.state_numel(9) for mixer in hybrid.mixers)
 
 
 def test_left_padding_and_packing_through_all_layers(hybrid):

@@ -83,7 +83,7 @@ def test_a_broken_law_exits_with_1(file: Path, capsys: pytest.CaptureFixture[str
     printed = capsys.readouterr().out
     assert "broken" in printed
     assert "law 4 (causality) is broken: output " in printed
-    assert "expected at most 1e-06" in printed
+    assert "expected at most 1e-12" in printed
 
 
 def test_check_a_registered_mixer(capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,10 +92,10 @@ def test_every_law_has_a_planted_fault() -> None:
         (
             laws_faults_tokens.LeaksOneToken,
             4,
-            r"output \d+ depends on the later token \d+, relative change: .*1e-06",
+            r"output \d+ depends on the later token \d+, relative change: .*1e-12",
         ),
         (laws_faults_tokens.IgnoresItsInput, 4, r"no output at or after token \[0\] moves when it changes: 0, "),
-        (laws_faults_tokens.WrongStateSize, 5, r"state_size\(1\) says 196 bytes for 1 rows, found 192"),
+        (laws_faults_tokens.WrongStateSize, 5, r"state_numel\(1\) says 196 bytes for 1 rows, found 192"),
         (laws_faults_tokens.StaleCounter, 5, r"expected state.seen \[1\], found \[0\]"),
         (
             laws_faults_numbers.WindowWiderThanItsReach,

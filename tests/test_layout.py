@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -160,7 +161,8 @@ def test_aligned_brings_documents_to_the_front() -> None:
     assert aligned.segments.tolist() == [[0, 1, 1, 9, 0]]
     assert aligned.coords.flatten().tolist() == [2, 1, 4, 0, 3]
     assert aligned.grid is None
-    assert aligned.is_aligned
+    assert aligned.aligned().order is None
+    assert dataclasses.replace(aligned, mask=layout.mask).aligned().order is not None
     assert aligned.aligned() == (aligned, None)
 
 

@@ -59,8 +59,8 @@ def test_forward_with_a_state_counts_real_tokens() -> None:
     state = mixer.init_state(2)
     mixer(torch.ones(2, 3, 2), Layout.from_lengths([3, 1]), state)
     assert state.seen.tolist() == [3, 1]
-    assert mixer.state_size(100) == 2
-    assert mixer.state_size(3) * 2 * 4 == state.nbytes
+    assert mixer.state_numel(100) == 2
+    assert mixer.state_numel(3) * 2 * 4 == state.nbytes
 
 
 def test_a_state_follows_device_and_dtype() -> None:
@@ -80,7 +80,7 @@ TOKENS = torch.zeros(2, 6, 4)
         (lambda: Shift(4)([1.0]), TypeError, "x: expected a floating point tensor, found list"),
         (lambda: Shift(5)(TOKENS), ValueError, r"x: Shift expected shape \(B, L, dim=5\), found \(2, 6, 4\)"),
         (lambda: Shift(4)(TOKENS[0]), ValueError, r"x: Shift expected shape \(B, L, dim=4\), found \(6, 4\)"),
-        (lambda: Shift(4)(TOKENS[:, :0]), ValueError, r"x: Shift expected at least one token a row, found .*2, 0, 4"),
+        (lambda: Shift(4)(TOKENS[:, :0]), ValueError, r"x: Shift expected at least one row and one token, found .*2, 0, 4"),
         (lambda: Shift(4)(TOKENS, TOKENS), TypeError, "layout: expected a tokenmix.Layout, found Tensor"),
         (
             lambda: Pictures(4)(TOKENS, Layout(grid=(2, 3))),

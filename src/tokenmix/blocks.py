@@ -27,6 +27,7 @@ class MixerBlock(nn.Module):
         norm: "rmsnorm" or "layernorm".
         norm_eps: added to the variance.
         dropout: on both branches, before they are added.
+        mixer_dropout: on the mixer's branch instead; default that of `dropout` (GAM's paper has none there).
         feed_forward_bias: biases in the feed-forward.
 
     Raises:
@@ -47,10 +48,18 @@ class MixerBlock(nn.Module):
         norm: str = "rmsnorm",
         norm_eps: float = 1e-5,
         dropout: float = 0.0,
+        mixer_dropout: float | None = None,
         feed_forward_bias: bool = False,
     ) -> None:
         super().__init__()
         dim = mixer.dim
+        if mixer_dropout is None:
+            mixer_dropout = dropout
+        for name, share in (("dropout", dropout), ("mixer_dropout", mixer_dropout)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name}: expected at least 0 and below 1, found {share}")
+        if norm_eps <= 0:
+            raise ValueError(f"norm_eps: expected a positive number, found {norm_eps}")
         make_norm = _choose("norm", norm, NORMS)
         self.mixer_norm = make_norm(dim, eps=norm_eps)
         self.mixer = mixer
@@ -60,11 +69,12 @@ class MixerBlock(nn.Module):
             self.feed_forward_norm = make_norm(dim, eps=norm_eps)
             make = _choose("feed_forward", feed_forward, FEED_FORWARDS)
             self.feed_forward = make(dim, feed_forward_dim, bias=feed_forward_bias)
+        self.mixer_dropout = nn.Dropout(mixer_dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, layout: Layout | None = None, state: MixerState | None = None) -> Tensor:
         """(B, L, dim) to (B, L, dim); the state is the mixer's."""
-        x = x + self.dropout(self.mixer(self.mixer_norm(x), layout, state))
+        x = x + self.mixer_dropout(self.mixer(self.mixer_norm(x), layout, state))
         if self.feed_forward is not None and self.feed_forward_norm is not None:
             x = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
         return x
@@ -133,7 +143,7 @@ class Stack(nn.Module):
         pattern: letters, one a layer, repeated until there are `layers`: "mma".
         layers: number of layers; default the length of the pattern.
         feed_forward: as in `MixerBlock`, or a mapping from letters to it.
-        feed_forward_dim, norm, norm_eps, dropout, feed_forward_bias: as in `MixerBlock`.
+        feed_forward_dim, norm, norm_eps, dropout, mixer_dropout, feed_forward_bias: as in `MixerBlock`.
 
     Attributes:
         letters: the pattern, written out for every layer.
@@ -167,9 +177,11 @@ class Stack(nn.Module):
         norm: str = "rmsnorm",
         norm_eps: float = 1e-5,
         dropout: float = 0.0,
+        mixer_dropout: float | None = None,
         feed_forward_bias: bool = False,
     ) -> None:
         super().__init__()
+        self.dim = dim
         self.letters = resolve_pattern(pattern, mixers, layers)
         by_letter = feed_forward if isinstance(feed_forward, Mapping) else dict.fromkeys(mixers, feed_forward)
         unknown = sorted(set(by_letter) - set(mixers))
@@ -183,6 +195,7 @@ class Stack(nn.Module):
                 norm=norm,
                 norm_eps=norm_eps,
                 dropout=dropout,
+                mixer_dropout=mixer_dropout,
                 feed_forward_bias=feed_forward_bias,
             )
             for letter in self.letters
@@ -219,12 +232,23 @@ class Stack(nn.Module):
 
         Returns:
             (B, L, dim).
+
+        Raises:
+            ValueError, TypeError: input that does not fit, as in `TokenMixer.forward`.
         """
-        layout = layout or Layout()
+        if state is not None and (not isinstance(state, StackState) or len(state.states) != len(self.layers)):
+            given = f"{len(state.states)}" if isinstance(state, StackState) else type(state).__name__
+            raise ValueError(f"state: expected a StackState of {len(self.layers)} layers, found {given}")
+        layout = Layout() if layout is None else layout
+        if not isinstance(layout, Layout):
+            raise TypeError(f"layout: expected a tokenmix.Layout, found {type(layout).__name__}")
+        if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[2] != self.dim:
+            found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"x: expected shape (B, L, dim={self.dim}), found {found}")
         order = None
         if all(mixer.ordered for mixer in self.mixers):
             layout.validate(x.shape[0], x.shape[1], x.device)
-            layout, order = layout.aligned()
+            layout, order = layout.aligned(streamed=state is not None)
         if order is not None:
             x = take_tokens(x, order)
         states = [None] * len(self.layers) if state is None else state.states

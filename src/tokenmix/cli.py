@@ -216,7 +216,7 @@ def _summary(name: str) -> dict[str, Any]:
     cls = get_mixer(name)
     try:
         mixer = build_mixer(name, EXAMPLE_DIM)
-        numbers = mixer.state_size(EXAMPLE_LENGTH) if mixer.is_causal else None
+        numbers = mixer.state_numel(EXAMPLE_LENGTH) if mixer.is_causal else None
     except (TypeError, ValueError):  # needs arguments, or another width
         numbers = None
     return {

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenmix.mixer import check_positive
+
 
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)).
@@ -22,7 +24,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, dim: int, hidden: int | None = None, bias: bool = False) -> None:
         super().__init__()
-        hidden = hidden or -(-8 * dim // 24) * 8
+        hidden = -(-8 * dim // 24) * 8 if hidden is None else hidden
+        check_positive("hidden", hidden)
         self.gate_proj = nn.Linear(dim, hidden, bias=bias)
         self.up_proj = nn.Linear(dim, hidden, bias=bias)
         self.down_proj = nn.Linear(hidden, dim, bias=bias)
@@ -43,8 +46,10 @@ class GELU(nn.Module):
 
     def __init__(self, dim: int, hidden: int | None = None, bias: bool = False) -> None:
         super().__init__()
-        self.up_proj = nn.Linear(dim, hidden or 4 * dim, bias=bias)
-        self.down_proj = nn.Linear(hidden or 4 * dim, dim, bias=bias)
+        hidden = 4 * dim if hidden is None else hidden
+        check_positive("hidden", hidden)
+        self.up_proj = nn.Linear(dim, hidden, bias=bias)
+        self.down_proj = nn.Linear(hidden, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) to (..., dim)."""

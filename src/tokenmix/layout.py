@@ -30,7 +30,7 @@ class Layout:
     Args:
         mask: (B, L) bool, True where a token is real. None means that all are.
         segments: (B, L) integers, one number for each document packed in a row; tokens mix only
-            inside a segment. Numbers must not decrease along a row that is streamed.
+            inside a segment. In a row that is streamed, a new document is where the number changes.
         positions: (B, L) integers, the place in the sequence. Default: the count of real tokens so
             far in the document, so that left padding costs nothing.
         grid: 1 to 3 axis lengths whose product is L (image, video, volume, spectrogram).
@@ -59,7 +59,7 @@ class Layout:
     edges: Tensor | None = None
     edge_attr: Tensor | None = None
     modality: Tensor | None = None
-    is_aligned: bool = dataclasses.field(default=False, repr=False)
+    _aligned: bool = dataclasses.field(default=False, init=False, repr=False)
 
     # ------------------------------------------------------------------ constructors
 
@@ -70,6 +70,9 @@ class Layout:
         Args:
             lengths: (B,) number of real tokens in each row.
             length: L; default the longest row.
+
+        Raises:
+            ValueError: lengths of another shape or type, or outside 0 to L.
 
         Example:
             >>> Layout.from_lengths([2, 1]).mask.tolist()
@@ -91,10 +94,15 @@ class Layout:
     def from_padding_mask(cls, attention_mask: Tensor) -> Layout:
         """From Hugging Face's `attention_mask`: (B, L), 1 where a token is real and 0 where it is padding.
 
+        Raises:
+            TypeError, ValueError: no tensor, another shape, or values other than 0 and 1.
+
         Example:
             >>> Layout.from_padding_mask(torch.tensor([[0, 1, 1]])).mask.tolist()
             [[False, True, True]]
         """
+        if not isinstance(attention_mask, Tensor):
+            raise TypeError(f"attention_mask: expected a tensor, found {type(attention_mask).__name__}")
         if attention_mask.dim() != 2:
             raise ValueError(f"attention_mask: expected shape (B, L), found {tuple(attention_mask.shape)}")
         if attention_mask.dtype == torch.bool:
@@ -110,19 +118,27 @@ class Layout:
     def from_cu_seqlens(cls, cu_seqlens: Tensor) -> Layout:
         """Documents packed in one row, from their cumulative lengths (FlashAttention's convention).
 
+        Documents are numbered from 0 in each call: a streamed chunk that opens with a new document needs
+        `segments` of its own, with another number than the document before.
+
         Args:
             cu_seqlens: (documents + 1,) integers that start at 0 and increase; the last is L.
+
+        Raises:
+            ValueError: another shape or type, or numbers that do not increase from 0.
 
         Example:
             >>> Layout.from_cu_seqlens(torch.tensor([0, 2, 5])).segments.tolist()
             [[0, 0, 1, 1, 1]]
         """
+        if not isinstance(cu_seqlens, Tensor):
+            raise TypeError(f"cu_seqlens: expected a tensor, found {type(cu_seqlens).__name__}")
         if cu_seqlens.dim() != 1 or cu_seqlens.numel() < 2 or cu_seqlens.dtype not in _INTEGER:
             raise ValueError(
                 "cu_seqlens: expected 1-D integers, at least [0, L], "
                 f"found shape {tuple(cu_seqlens.shape)} of {cu_seqlens.dtype}"
             )
-        lengths = cu_seqlens.diff()
+        lengths = cu_seqlens.long().diff()
         if int(cu_seqlens[0]) != 0 or bool((lengths <= 0).any()):
             raise ValueError(f"cu_seqlens: expected increasing integers from 0, found {cu_seqlens.tolist()}")
         documents = torch.arange(lengths.numel(), device=cu_seqlens.device)
@@ -159,7 +175,7 @@ class Layout:
             >>> Layout(grid=(2, 2)).fields()
             ('grid',)
         """
-        names = (f.name for f in dataclasses.fields(self) if f.name != "is_aligned")
+        names = (f.name for f in dataclasses.fields(self) if f.name != "_aligned")
         return tuple(name for name in names if getattr(self, name) is not None)
 
     def validate(self, batch: int, length: int, device: torch.device | None = None) -> None:
@@ -187,26 +203,32 @@ class Layout:
         elif self.edge_attr is not None:
             raise ValueError("Layout.edge_attr: expected together with edges, found edges=None")
 
-    def aligned(self) -> Aligned:
+    def aligned(self, *, streamed: bool = False) -> Aligned:
         """Bring each row's real tokens to its front, documents one after the other, order kept.
 
         Left, right and scattered padding become the same thing, so a mixer that runs along the row
         needs no other case. A layout with neither mask nor segments is returned as it is. The grid
         is dropped where tokens move.
 
+        Args:
+            streamed: the row is a chunk of a longer one, so its documents stay in the order they came.
+
         Example:
             >>> layout, order = Layout(mask=torch.tensor([[False, True, True]])).aligned()
             >>> layout.mask.tolist(), order.tolist()
             ([[True, True, False]], [[1, 2, 0]])
         """
-        fields = [f for f in (self.mask, self.segments) if f is not None]
-        if self.is_aligned or not fields:
+        segments = None if streamed else self.segments
+        fields = [f for f in (self.mask, segments) if f is not None]
+        if self._aligned or not fields:
             return Aligned(self, None)
-        key = torch.zeros_like(fields[0], dtype=torch.int64) if self.segments is None else self.segments.long()
+        key = torch.zeros_like(fields[0], dtype=torch.int64) if segments is None else segments.long()
         if self.mask is not None:
             key = key.masked_fill(~self.mask, torch.iinfo(torch.int64).max)
         order = key.argsort(dim=1, stable=True)
-        return Aligned(dataclasses.replace(self.permuted(order), is_aligned=True), order)
+        layout = self.permuted(order)
+        object.__setattr__(layout, "_aligned", True)  # frozen for users; `dataclasses.replace` forgets it
+        return Aligned(layout, order)
 
     def permuted(self, order: Tensor) -> Layout:
         """The same layout for tokens taken in another order.
@@ -226,7 +248,7 @@ class Layout:
             )
             place = (place + length * torch.arange(rows, device=order.device)[:, None]).flatten()
             changes["edges"] = place[self.edges.long()]
-        return dataclasses.replace(self, grid=None, is_aligned=False, **changes)
+        return dataclasses.replace(self, grid=None, **changes)
 
     def counts(self) -> Tensor | None:
         """(B,) number of real tokens a row; None where all are."""
@@ -277,7 +299,7 @@ def _check_dtypes(layout: Layout) -> None:
 
 def _check_grid(grid: tuple[int, ...], length: int) -> None:
     axes = tuple(grid) if isinstance(grid, (tuple, list)) else ()
-    if not 1 <= len(axes) <= 3 or any(not isinstance(n, int) or n < 1 for n in axes):
+    if not 1 <= len(axes) <= 3 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in axes):
         raise ValueError(f"Layout.grid: expected 1 to 3 positive integers, found {grid}")
     cells = 1
     for n in axes:
@@ -298,5 +320,7 @@ def _check_edges(edges: Tensor, edge_attr: Tensor | None, tokens: int, device: t
         )
     if edge_attr is not None:
         _check_tensor("edge_attr", edge_attr, device)
+        if not edge_attr.is_floating_point():
+            raise TypeError(f"Layout.edge_attr: expected floats, found {edge_attr.dtype}")
         if edge_attr.dim() != 2 or edge_attr.shape[0] != edges.shape[1]:
             raise ValueError(f"Layout.edge_attr: expected shape ({edges.shape[1]}, k), found {tuple(edge_attr.shape)}")

@@ -31,7 +31,8 @@ class TokenMixer(nn.Module):
     - `cost`: growth of the arithmetic in the length L, such as "L", "L*w" or "L^2";
     - `equivariance`: such as ("permutation",) or ("se3",); an instance may narrow it;
     - `ordered`: whether the place of a token in its row matters (convolutions, scans, windows);
-    - `paper`: authors, year, arXiv id; `lora_targets`: names of the projections that LoRA adapts.
+    - `paper`: authors, year, arXiv id; `lora_targets`: names of the projections that LoRA adapts;
+      `residual_projection`: name of the last one, which deep models start smaller.
 
     Args:
         dim: width of the features.
@@ -55,6 +56,7 @@ class TokenMixer(nn.Module):
     equivariance: tuple[str, ...] = ()
     ordered: bool = True
     lora_targets: tuple[str, ...] = ()
+    residual_projection: ClassVar[str | None] = None
 
     def __init__(self, dim: int, *, is_causal: bool | None = None) -> None:
         super().__init__()
@@ -62,9 +64,12 @@ class TokenMixer(nn.Module):
         self.dim = dim
         if is_causal is None:
             is_causal = self.causal != "never"
+        if not isinstance(is_causal, bool):
+            raise TypeError(f"causal: expected True or False, found {is_causal!r}")
         if (is_causal and self.causal == "never") or (not is_causal and self.causal == "always"):
             raise ValueError(f"causal: {type(self).__name__} is causal {self.causal!r}, found causal={is_causal}")
         self.is_causal = is_causal
+        self._signature: tuple[object, ...] | None = None
 
     def forward(self, x: Tensor, layout: Layout | None = None, state: MixerState | None = None) -> Tensor:
         """Mix tokens.
@@ -85,7 +90,7 @@ class TokenMixer(nn.Module):
         layout = self._check(x, layout, state)
         order = None
         if self.ordered:
-            layout, order = layout.aligned()
+            layout, order = layout.aligned(streamed=state is not None)
             if order is not None:
                 x = take_tokens(x, order)
         if layout.mask is not None:
@@ -119,12 +124,13 @@ class TokenMixer(nn.Module):
         parameter = next(self.parameters(), torch.empty(0))
         state = MixerState(batch_size, device=device or parameter.device)
         self.fill_state(state, dtype or parameter.dtype)
+        state.sign(type(self).__name__)
         return state
 
     def fill_state(self, state: MixerState, dtype: torch.dtype) -> None:
         """What a causal mixer implements to declare its tensors in an empty state."""
 
-    def state_size(self, length: int) -> int:
+    def state_numel(self, length: int) -> int:
         """Numbers kept for one row after `length` tokens (the laws compare it with the state's bytes)."""
         state = self.init_state(1, device="meta", dtype=torch.float32)
         state.length = length
@@ -143,8 +149,8 @@ class TokenMixer(nn.Module):
             raise TypeError(f"x: expected a floating point tensor, found {getattr(x, 'dtype', type(x).__name__)}")
         if x.dim() != 3 or x.shape[2] != self.dim:
             raise ValueError(f"x: {who} expected shape (B, L, dim={self.dim}), found {tuple(x.shape)}")
-        if x.shape[1] < 1:
-            raise ValueError(f"x: {who} expected at least one token a row, found shape {tuple(x.shape)}")
+        if x.shape[0] < 1 or x.shape[1] < 1:
+            raise ValueError(f"x: {who} expected at least one row and one token, found shape {tuple(x.shape)}")
         if layout is None:
             layout = Layout()
         elif not isinstance(layout, Layout):
@@ -156,6 +162,12 @@ class TokenMixer(nn.Module):
         if state is not None:
             if not self.is_causal:
                 raise ValueError(f"state: {who} is not causal here and takes none")
+            if not isinstance(state, MixerState):
+                raise TypeError(f"state: {who} expected a MixerState from init_state, found {type(state).__name__}")
+            if self._signature is None:
+                self._signature = self.init_state(1, device="meta").signature
+            if state.signature != self._signature:
+                raise ValueError(f"state: expected one made by this {who}, {self._signature}, found {state.signature}")
             if state.batch_size != x.shape[0]:
                 raise ValueError(f"state: expected one for {x.shape[0]} rows, found {state.batch_size}")
         return layout
@@ -227,6 +239,8 @@ def get_mixer(name: str) -> type[TokenMixer]:
     Raises:
         ValueError: unknown name, with the nearest ones.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"mixer: expected a name, found {name!r}")
     if name not in _REGISTRY:
         raise ValueError(f"mixer: unknown name {name!r}; {_nearest(name, _REGISTRY)}")
     return _REGISTRY[name]

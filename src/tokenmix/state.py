@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -29,6 +30,7 @@ class MixerState:
         length: the largest `seen`, as a Python integer.
         uniform: True as long as every row has seen the same number of tokens.
         packed: True once a chunk came with segments.
+        signature: which mixer made it, and the shapes it holds a row; another mixer refuses it.
 
     Example:
         >>> state = MixerState(batch_size=2)
@@ -47,14 +49,15 @@ class MixerState:
         self.uniform = True
         self.tensors: dict[str, Tensor] = {}
         self._growing: dict[str, Tensor] = {}  # (B, H, capacity, D)
+        self.signature: tuple[object, ...] = ()
         self.packed = False  # True once documents were packed in a row
 
     # ------------------------------------------------------------------ what mixers call
 
     def put(self, name: str, value: Tensor) -> None:
-        """Set a fixed tensor. Written into the same storage unless gradients flow through it."""
+        """Set a fixed tensor; without gradients it is written into the storage that is there."""
         old = self.tensors.get(name)
-        if old is None or old.shape != value.shape or value.requires_grad or old.requires_grad:
+        if old is None or old.shape != value.shape or _must_not_write(old):
             self.tensors[name] = value
         else:
             old.copy_(value)
@@ -66,9 +69,8 @@ class MixerState:
     def recent(self, name: str) -> Tensor:
         """(B, size, ...) last tokens, oldest first; those of earlier documents, or of before the start, are zero."""
         value = self.tensors[name]
-        return value * self.recent_mask(value.shape[1]).reshape(value.shape[:2] + (1,) * (value.dim() - 2)).to(
-            value.dtype
-        )
+        kept = self.recent_mask(value.shape[1]).reshape(value.shape[:2] + (1,) * (value.dim() - 2))
+        return value.masked_fill(~kept, 0)
 
     def recent_mask(self, size: int) -> Tensor:
         """(B, size) bool: which of the last `size` slots hold a token of the current document."""
@@ -109,12 +111,11 @@ class MixerState:
             row's own count hold nothing of use and must be masked.
         """
         buffer, needed = self._growing[name], self.length + values.shape[2]
+        if buffer.shape[2] == 0:
+            buffer = buffer.to(values.dtype)  # that of the activations, which autocast may have narrowed
         values = values.to(buffer.dtype)
-        if values.requires_grad or buffer.requires_grad:  # training through a state: no writing in place
-            buffer = buffer[:, :, : self.length].clone()
-            buffer = torch.cat([buffer, values.new_zeros(values.shape)], dim=2)
-        elif buffer.shape[2] < needed:
-            capacity = max(needed, 2 * buffer.shape[2], 16)
+        if buffer.shape[2] < needed or _must_not_write(buffer):
+            capacity = needed if torch.is_grad_enabled() else max(needed, 2 * buffer.shape[2], 16)
             larger = buffer.new_zeros(*buffer.shape[:2], capacity, buffer.shape[3])
             larger[:, :, : self.length] = buffer[:, :, : self.length]
             buffer = larger
@@ -140,7 +141,7 @@ class MixerState:
         counts = layout.counts()
         read = torch.full_like(self.seen, length) if counts is None else counts
         if layout.segments is None:
-            self.place += read
+            self.place = self.place + read
         else:
             self.packed = True
             places = chunk_places(length, layout, self)
@@ -148,7 +149,7 @@ class MixerState:
             moved = read > 0
             self.place = torch.where(moved, places.gather(1, last)[:, 0] + 1, self.place)
             self.segment = torch.where(moved, layout.segments.long().gather(1, last)[:, 0], self.segment)
-        self.seen += read
+        self.seen = self.seen + read
         if counts is None:
             self.length += length
         else:
@@ -157,7 +158,11 @@ class MixerState:
     # ------------------------------------------------------------------ what users call
 
     def reorder(self, index: Tensor) -> None:
-        """Keep the rows `index` (n,) int64, in that order; rows may repeat (beam search, repetition, selection)."""
+        """Keep the rows `index` (n,) integers, in that order; rows may repeat (beam search, repetition, selection)."""
+        integers = isinstance(index, Tensor) and index.dtype in (torch.int64, torch.int32)
+        if not integers or index.dim() != 1 or index.numel() == 0:
+            found = (index.dtype, tuple(index.shape)) if isinstance(index, Tensor) else type(index).__name__
+            raise ValueError(f"index: expected integers of shape (n,) with n at least 1, found {found}")
         self._apply(lambda tensor: tensor.index_select(0, index.to(tensor.device)))
         self._measure()
 
@@ -176,23 +181,33 @@ class MixerState:
         if length >= self.length:
             return
         seen = self.seen.clamp(max=length)
-        self.place -= self.seen - seen
+        self.place = self.place - (self.seen - seen)
         self.seen = seen
         self._measure()
 
     def check_crop(self, length: int) -> None:
         """Raise what `crop` would raise, and change nothing."""
-        if length < 0:
-            raise ValueError(f"length: expected at least 0, found {length}")
+        if not isinstance(length, int) or length < 0:
+            raise ValueError(f"length: expected an integer of at least 0, found {length!r}")
         if length >= self.length:
             return
-        if self.tensors:
+        if any(tensor.numel() for tensor in self.tensors.values()):
             raise ValueError(
                 f"crop(length={length}): this state has seen {self.length} tokens and cannot go back, since "
                 f"{sorted(self.tensors)} keep a summary of the past; only states that keep every token can"
             )
         if bool((self.place < self.seen - length).any()):
             raise ValueError(f"crop(length={length}): the cut lies before the current document of a row")
+
+    def clone(self) -> MixerState:
+        """An independent copy; gradients flow through it, as through `Tensor.clone`."""
+        other = copy.copy(self)
+        other.tensors, other._growing = dict(self.tensors), dict(self._growing)
+        other._apply(Tensor.clone)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, object]) -> MixerState:
+        return self.clone()
 
     @property
     def batch_size(self) -> int:
@@ -201,10 +216,19 @@ class MixerState:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in use: fixed and recent tensors, and the filled slots of growing ones (counters apart)."""
+        """Bytes of what is kept: fixed and recent tensors, and the filled slots of growing ones.
+
+        Growing tensors may have reserved up to as much again; counters are left out.
+        """
         fixed = sum(tensor.nbytes for tensor in self.tensors.values())
         slots = sum(b.shape[0] * b.shape[1] * b.shape[3] * b.element_size() for b in self._growing.values())
         return fixed + slots * self.length
+
+    def sign(self, owner: str) -> None:
+        """Note whose state this is; `TokenMixer.init_state` calls it."""
+        fixed = [(name, tuple(tensor.shape[1:])) for name, tensor in sorted(self.tensors.items())]
+        growing = [(name, b.shape[1], b.shape[3]) for name, b in sorted(self._growing.items())]
+        self.signature = (owner, *fixed, *growing)
 
     def _measure(self) -> None:
         self.length = int(self.seen.max())
@@ -214,6 +238,11 @@ class MixerState:
         self.seen, self.place, self.segment = map(function, (self.seen, self.place, self.segment))
         self.tensors = {name: function(tensor) for name, tensor in self.tensors.items()}
         self._growing = {name: function(tensor) for name, tensor in self._growing.items()}
+
+
+def _must_not_write(tensor: Tensor) -> bool:
+    """Whether autograd, or inference mode that has ended, forbids writing into a tensor."""
+    return torch.is_grad_enabled() or (tensor.is_inference() and not torch.is_inference_mode_enabled())
 
 
 def chunk_places(length: int, layout: Layout, state: MixerState | None, device: torch.device | None = None) -> Tensor:

@@ -93,8 +93,8 @@ def test_scale_sharpens_the_lookup():
 
 
 def test_state_does_not_grow():
-    assert GAM(16, slots=8).state_size(3) == GAM(16, slots=8).state_size(300) == 2 * 16
-    assert GAM(16, slots=8, memory="written").state_size(9) == 2 * 16 + 8 * 16 + 8
+    assert GAM(16, slots=8).state_numel(3) == GAM(16, slots=8).state_numel(300) == 2 * 16
+    assert GAM(16, slots=8, memory="written").state_numel(9) == 2 * 16 + 8 * 16 + 8
 
 
 @pytest.mark.parametrize(

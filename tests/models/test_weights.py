@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 import tokenmix.blocks
 import tokenmix.mixer
 from tokenmix import Layout, MixerState, TokenMixer, register_mixer
+from tokenmix.mixer import build_mixer
 from tokenmix.models import MixerCache, MixerConfig, MixerForCausalLM
 
 # ---------------------------------------------------------------------- initialisation
@@ -82,13 +83,46 @@ def test_step_sizes_at_the_start(name: str, tmp_path: Path) -> None:
 def test_initial_scale() -> None:
     torch.manual_seed(0)
     mixers = {"a": {"mixer": "attention", "heads": 4}}
-    model = MixerForCausalLM(MixerConfig(hidden_size=128, mixers=mixers, pattern="aa", initializer_range=0.05))
+    model = MixerForCausalLM(MixerConfig(hidden_size=128, mixers=mixers, pattern="aa", initializer_range=0.01))
     assert model.lm_head.weight is model.embed_tokens.weight
-    assert model.embed_tokens.weight.std().item() == pytest.approx(0.05, rel=0.03)
+    assert model.embed_tokens.weight.std().item() == pytest.approx(0.01, rel=0.03)
     block = model.stack.layers[1]
-    assert block.feed_forward.up_proj.weight.std().item() == pytest.approx(0.05, rel=0.03)
+    assert block.feed_forward.up_proj.weight.std().item() == pytest.approx(0.01, rel=0.03)
     assert block.mixer.q_proj.weight.std().item() == pytest.approx((3 * 128) ** -0.5, rel=0.03)  # torch's own rule
     assert torch.equal(block.mixer_norm.weight, torch.ones(128))
+
+
+@pytest.mark.parametrize("name", list(STACKS))
+def test_mixers_start_in_a_model_as_they_do_alone(name: str) -> None:
+    """Whatever the model's own range: the spread of every parameter is that of `build_mixer`."""
+    torch.manual_seed(0)
+    mixers, pattern = STACKS[name]
+    sizes = {"hidden_size": 128, "vocab_size": VOCABULARY, "initializer_range": 1e-3, "rescale_residual": False}
+    config = MixerConfig(mixers=mixers, pattern=pattern, **sizes)
+    model = MixerForCausalLM(config)
+    for letter, mixer in zip(model.stack.letters, model.stack.mixers, strict=True):
+        for key, expected in build_mixer(mixers[letter], 128).named_parameters():
+            found = mixer.get_parameter(key)
+            assert abs(found.std(correction=0) - expected.std(correction=0)) <= 0.5 * expected.std(correction=0), key
+
+
+@pytest.mark.parametrize(("feed_forward", "branches"), [("swiglu", 8), (None, 4)])
+def test_last_projections_of_branches_start_smaller(feed_forward: str | None, branches: int) -> None:
+    """Divided by the square root of the number of branches: GPT-2's 2 L with, mamba_ssm's L without feed-forwards."""
+    mixers = {"m": {"mixer": "mamba2", "state_size": 8, "head_dim": 16}, "a": {"mixer": "attention", "heads": 4}}
+    spread = {}
+    for rescale in (True, False):
+        torch.manual_seed(0)
+        config = MixerConfig(
+            hidden_size=64, mixers=mixers, pattern="mama", feed_forward=feed_forward, rescale_residual=rescale
+        )
+        block = MixerForCausalLM(config).stack.layers
+        spread[rescale] = [block[0].mixer.out_proj.weight.std().item(), block[1].mixer.o_proj.weight.std().item()]
+        if feed_forward is not None:
+            spread[rescale].append(block[1].feed_forward.down_proj.weight.std().item())
+        assert block[1].mixer.q_proj.weight.std().item() == pytest.approx((3 * 64) ** -0.5, rel=0.1)
+    for smaller, plain in zip(spread[True], spread[False], strict=True):
+        assert smaller == pytest.approx(plain / branches**0.5, rel=1e-5)
 
 
 def test_mixers_of_users_keep_what_was_loaded(scaled_mixer: None, tmp_path: Path) -> None:

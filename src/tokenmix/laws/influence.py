@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tokenmix.laws.bench import Bench, Document, Placed, Side, join, tile
-from tokenmix.laws.trial import LEAK, LEAK_FLOAT64, SMALLEST_SCALE, NotClaimed, Trial
+from tokenmix.laws.trial import LEAK_FLOAT64, SMALLEST_SCALE, NotClaimed, Trial
 from tokenmix.layout import Layout
 from tokenmix.mixer import TokenMixer
 
@@ -36,16 +36,17 @@ def causality(bench: Bench, trial: Trial) -> None:
     mixer = bench.subject
     if not mixer.is_causal:
         raise NotClaimed("not causal")
-    moved = influence(bench, mixer, bench.place(bench.documents(bench.length)), trial)
+    exact = bench.copy(torch.float64)
+    moved = influence(bench, exact, bench.place([bench.document(bench.length, torch.float64)]), trial)
     future = moved.triu(diagonal=1)  # [i, j] with j > i
     i, j = divmod(int(future.argmax()), bench.length)
-    trial.at_most(f"output {i} depends on the later token {j}, relative change", float(future.max()), LEAK)
+    trial.at_most(f"output {i} depends on the later token {j}, relative change", float(future.max()), LEAK_FLOAT64)
     later = moved.tril().amax(0)
-    deaf = torch.nonzero(later <= LEAK)[:, 0].tolist()
+    deaf = torch.nonzero(later <= LEAK_FLOAT64)[:, 0].tolist()
     trial.require(
         not deaf,
         f"no output at or after token {deaf[:1]} moves when it changes: {float(later.min()):.3g}, "
-        f"expected above {LEAK:.3g}",
+        f"expected above {LEAK_FLOAT64:.3g}",
     )
 
 

@@ -58,10 +58,10 @@ def _check_counters(what: str, mixer: TokenMixer, state: MixerState, seen: list[
     found = state.seen.tolist()
     trial.require(found == seen, f"{what}: expected state.seen {seen}, found {found}")
     if len(set(seen)) == 1:
-        expected = 4 * len(seen) * mixer.state_size(seen[0])
+        expected = 4 * len(seen) * mixer.state_numel(seen[0])
         trial.require(
             state.nbytes == expected,
-            f"{what}: state_size({seen[0]}) says {expected} bytes for {len(seen)} rows, found {state.nbytes}",
+            f"{what}: state_numel({seen[0]}) says {expected} bytes for {len(seen)} rows, found {state.nbytes}",
         )
 
 

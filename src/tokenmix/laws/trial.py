@@ -8,8 +8,7 @@ from torch import Tensor
 # Largest gap allowed, as a fraction of the largest expected number (of at least SMALLEST_SCALE).
 SAME_SUM = 2e-5  # the same sums in another order, float32
 SAME_GRADIENT = 2e-4  # gradients of the same sums in another order, float32
-LEAK = 1e-6  # an output that must not move, float32 (chunked sums may reorder)
-LEAK_FLOAT64 = 1e-12  # as LEAK, in float64
+LEAK_FLOAT64 = 1e-12  # an output that must not move, float64 (chunked sums may reorder)
 SYMMETRY = 1e-6  # a transformed input, float64 (room for parts that are kept in float32)
 FINITE_DIFFERENCE = 1e-5  # gradient against central differences, float64
 BFLOAT16 = 5e-2  # bfloat16 against float32 with the same (rounded) weights

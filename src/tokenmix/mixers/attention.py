@@ -78,7 +78,7 @@ class SlidingWindow(HeadGroupAttention):
         ValueError: a window below 1, or heads that do not divide.
 
     Example:
-        >>> SlidingWindow(32, heads=4, window=8).state_size(1000) == 2 * 7 * 32
+        >>> SlidingWindow(32, heads=4, window=8).state_numel(1000) == 2 * 7 * 32
         True
 
     Source:

@@ -136,8 +136,9 @@ class GAM(TokenMixer):
         if self.local:
             state.put("conv", torch.zeros(batch, self.kernel - 1, self.dim, dtype=dtype, device=device))
         if self.memory_kind == "written":
-            state.put("written", torch.zeros(batch, 1, self.dim, self.slots, device=device))
-            state.put("evidence", torch.zeros(batch, self.slots, device=device))
+            wide = torch.promote_types(dtype, torch.float32)
+            state.put("written", torch.zeros(batch, 1, self.dim, self.slots, dtype=wide, device=device))
+            state.put("evidence", torch.zeros(batch, self.slots, dtype=wide, device=device))
 
     def reach(self, layout: Layout, length: int) -> Tensor:
         """See `TokenMixer.reach`."""
@@ -180,12 +181,13 @@ class GAM(TokenMixer):
 
 def _running_sum(values: Tensor, starts: Tensor | None, before: Tensor | None) -> Tensor:
     """Sum over the document so far, the token included: (B, L, slots)."""
-    total = values.cumsum(1)
+    if starts is None:
+        total = values.cumsum(1)
+        return total if before is None else total + before[:, None]
+    total = values.double().cumsum(1)  # a short document after a long one is a small difference of large sums
     if before is not None:
         total = total + before[:, None]
-    if starts is None:
-        return total
     index = torch.arange(values.shape[1], device=values.device)
     first = torch.where(starts, index, -1).cummax(dim=1).values  # where the document began; -1: in an earlier chunk
-    earlier = (total - values).gather(1, first.clamp(min=0)[..., None].expand_as(total))
-    return total - torch.where(first[..., None] >= 0, earlier, torch.zeros_like(earlier))
+    earlier = (total - values.double()).gather(1, first.clamp(min=0)[..., None].expand_as(total))
+    return (total - torch.where(first[..., None] >= 0, earlier, 0.0)).to(values.dtype)

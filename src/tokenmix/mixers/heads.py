@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import torch
@@ -38,11 +39,16 @@ class HeadGroupAttention(TokenMixer):
         rope: rotary positions on queries and keys.
         rope_base: base of the rotary frequencies.
         bias: biases on the projections.
-        monitor: keep the largest |q.k| / sqrt(e) of each head of the last call in `max_logit` (heads,).
+        monitor: keep the largest |q.k| / sqrt(e) of each head of the last call without a state in `max_logit`
+            (heads,).
+
+    Raises:
+        ValueError, TypeError: sizes below 1 or that do not divide, a rope with odd heads or without a positive base.
     """
 
     causal = "optional"
     lora_targets = ("q_proj", "k_proj", "v_proj", "o_proj")
+    residual_projection = "o_proj"
 
     def __init__(
         self,
@@ -63,14 +69,20 @@ class HeadGroupAttention(TokenMixer):
             check_divides("heads", heads, "dim", dim)
             head_dim = dim // heads
         check_positive("head_dim", head_dim)
-        check_divides("kv_heads", kv_heads or heads, "heads", heads)
+        if kv_heads is None:
+            kv_heads = heads
+        elif len(groups) > 1:
+            raise ValueError(f"kv_heads: expected None with several head groups, found {kv_heads}")
+        check_divides("kv_heads", kv_heads, "heads", heads)
         if rope and head_dim % 2:
             raise ValueError(f"rope: expected an even head_dim, found head_dim={head_dim}")
+        if rope_base <= 0:
+            raise ValueError(f"rope_base: expected a positive number, found {rope_base}")
         for group in groups:
             if group.window is not None:
                 check_positive("window", group.window)
         self.groups = [group for group in groups if group.heads]
-        self.heads, self.kv_heads, self.head_dim = heads, kv_heads or heads, head_dim
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.rope, self.rope_base, self.monitor = rope, rope_base, monitor
         self.q_proj = nn.Linear(dim, heads * head_dim, bias=bias)
         self.k_proj = nn.Linear(dim, self.kv_heads * head_dim, bias=bias)
@@ -97,6 +109,7 @@ class HeadGroupAttention(TokenMixer):
             if positions is None:
                 positions = chunk_places(x.shape[1], layout, state, x.device)
             q, k = rotate(q, positions, self.rope_base), rotate(k, positions, self.rope_base)
+        self.max_logit = None
         if state is None:
             y = self._attend(q, k, v, layout)
             if self.monitor:
@@ -156,7 +169,11 @@ class HeadGroupAttention(TokenMixer):
 
     def _attend_with_state(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, state: MixerState) -> Tensor:
         first = state.length == 0
-        parts = [self._attend(q, k, v, layout)] if first else []
+        parts = []
+        if first:
+            starts = state.starts(layout)  # in a stream a document is a run of equal numbers
+            runs = layout if starts is None else dataclasses.replace(layout, segments=starts.cumsum(1))
+            parts.append(self._attend(q, k, v, runs))
         q_parts = q.split([group.heads for group in self.groups], dim=1)
         kv_sizes = [group.heads * self.kv_heads // self.heads for group in self.groups]
         for i, (group, q_g, k_g, v_g) in enumerate(
@@ -177,8 +194,9 @@ class HeadGroupAttention(TokenMixer):
 def _attend_all(q: Tensor, keys: Tensor, values: Tensor, layout: Layout, state: MixerState) -> Tensor:
     """Read every earlier token of the document: slots place by place."""
     length = q.shape[2]
-    if length == 1 and state.uniform and not state.packed and layout.segments is None and layout.mask is None:
-        return attend(q, keys, values, Full())
+    keys, values = keys.to(q.dtype), values.to(q.dtype)  # under autocast the state may be wider
+    if state.uniform and not state.packed and layout.segments is None and layout.mask is None:
+        return attend(q, keys, values, Full(causal=length > 1))
     index = state.seen[:, None] + torch.arange(length, device=q.device)
     low = index - chunk_places(length, layout, state)
     return attend(q, keys, values, Span(low, index + 1))

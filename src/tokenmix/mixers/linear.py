@@ -41,7 +41,7 @@ class LinearAttention(TokenMixer):
         ValueError: heads that do not divide dim, or an unknown feature map.
 
     Example:
-        >>> LinearAttention(32, heads=4).state_size(10) == LinearAttention(32, heads=4).state_size(1000)
+        >>> LinearAttention(32, heads=4).state_numel(10) == LinearAttention(32, heads=4).state_numel(1000)
         True
 
     Source:
@@ -52,6 +52,7 @@ class LinearAttention(TokenMixer):
     causal = "optional"
     cost = "L"
     lora_targets = ("q_proj", "k_proj", "v_proj", "o_proj")
+    residual_projection = "o_proj"
 
     def __init__(
         self,
@@ -93,7 +94,6 @@ class LinearAttention(TokenMixer):
             v,
             causal=self.is_causal,
             starts=document_starts(layout) if state is None else state.starts(layout),
-            segments=None if self.is_causal else layout.segments,
             mask=layout.mask,
             state=None if state is None else state.get("sums"),
         )
@@ -104,7 +104,8 @@ class LinearAttention(TokenMixer):
     def fill_state(self, state: MixerState, dtype: torch.dtype) -> None:
         """The sums S and, as one more row, z."""
         shape = (state.batch_size, self.heads, self.head_dim + 1, self.head_dim)
-        state.put("sums", torch.zeros(shape, device=state.seen.device))
+        wide = torch.promote_types(dtype, torch.float32)
+        state.put("sums", torch.zeros(shape, dtype=wide, device=state.seen.device))
 
     def reach(self, layout: Layout, length: int) -> Tensor:
         """See `TokenMixer.reach`."""

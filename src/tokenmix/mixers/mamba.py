@@ -41,7 +41,7 @@ class Mamba(TokenMixer):
 
     Example:
         >>> mixer = Mamba(32)
-        >>> mixer.state_size(1) == 64 * 16 + 3 * 64
+        >>> mixer.state_numel(1) == 64 * 16 + 3 * 64
         True
 
     Source:
@@ -52,6 +52,7 @@ class Mamba(TokenMixer):
     causal = "always"
     cost = "L"
     lora_targets = ("in_proj", "x_proj", "out_proj")
+    residual_projection = "out_proj"
 
     def __init__(
         self,
@@ -72,7 +73,8 @@ class Mamba(TokenMixer):
             check_positive(name, value)
         self.dt_rank = math.ceil(dim / 16) if dt_rank is None else dt_rank
         check_positive("dt_rank", self.dt_rank)
-        self.inner, self.state_width, self.conv_kernel = expand * dim, state_size, conv_kernel
+        check_dt_range(dt_min, dt_max, dt_floor)
+        self.inner, self.state_size, self.conv_kernel = expand * dim, state_size, conv_kernel
         self.dt_range = (dt_min, dt_max, dt_floor)
         self.in_proj = nn.Linear(dim, 2 * self.inner, bias=bias)
         self.conv1d = nn.Conv1d(self.inner, self.inner, conv_kernel, groups=self.inner, bias=conv_bias)
@@ -90,7 +92,7 @@ class Mamba(TokenMixer):
         bound = self.dt_rank**-0.5
         nn.init.uniform_(self.dt_proj.weight, -bound, bound)
         set_parameter(self.dt_proj.bias, draw_dt_bias(self.inner, *self.dt_range, device=self.D.device))
-        states = torch.arange(1, self.state_width + 1, dtype=torch.float32, device=self.D.device)
+        states = torch.arange(1, self.state_size + 1, dtype=torch.float32, device=self.D.device)
         set_parameter(self.A_log, states.log().expand(self.inner, -1))
         nn.init.ones_(self.D)
 
@@ -102,11 +104,12 @@ class Mamba(TokenMixer):
         if state is not None:
             state.roll("conv", inner, layout.counts())
         u = F.silu(depthwise_conv(inner, self.conv1d.weight[:, 0], self.conv1d.bias, starts=starts, state=before))
-        sizes = [self.dt_rank, self.state_width, self.state_width]
+        sizes = [self.dt_rank, self.state_size, self.state_size]
         low_rank, b, c = self.x_proj(u).split(sizes, dim=-1)
+        dt = at_least_float32(F.linear(low_rank, self.dt_proj.weight))  # the bias is added in float32
         y, last = selective_scan(
             u,
-            F.softplus(at_least_float32(self.dt_proj(low_rank))),
+            F.softplus(dt + at_least_float32(self.dt_proj.bias)),
             -at_least_float32(self.A_log).exp(),
             b,
             c,
@@ -121,13 +124,22 @@ class Mamba(TokenMixer):
 
     def fill_state(self, state: MixerState, dtype: torch.dtype) -> None:
         """The last inputs of the convolution, and h in float32."""
-        batch, device = state.batch_size, state.seen.device
+        batch, device, wide = state.batch_size, state.seen.device, torch.promote_types(dtype, torch.float32)
         state.put("conv", torch.zeros(batch, self.conv_kernel - 1, self.inner, dtype=dtype, device=device))
-        state.put("ssm", torch.zeros(batch, self.inner, self.state_width, device=device))
+        state.put("ssm", torch.zeros(batch, self.inner, self.state_size, dtype=wide, device=device))
 
     def reach(self, layout: Layout, length: int) -> Tensor:
         """See `TokenMixer.reach`."""
         return interval_reach(layout, length, None, 0)
+
+
+def check_dt_range(low: float, high: float, floor: float) -> None:
+    """Refuse step sizes that are not positive or not in order."""
+    if not (0 < low <= high and floor > 0):
+        raise ValueError(
+            "dt_min: expected 0 < dt_min <= dt_max and dt_floor > 0, "
+            f"found dt_min={low}, dt_max={high}, dt_floor={floor}"
+        )
 
 
 def draw_dt_bias(size: int, low: float, high: float, floor: float, device: torch.device | None = None) -> Tensor:

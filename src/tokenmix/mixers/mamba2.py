@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tokenmix.layout import Layout
 from tokenmix.mixer import TokenMixer, check_divides, check_positive, register_mixer, set_parameter
-from tokenmix.mixers.mamba import draw_dt_bias
+from tokenmix.mixers.mamba import check_dt_range, draw_dt_bias
 from tokenmix.mixers.reach import interval_reach
 from tokenmix.ops.chunked_scan import ssd
 from tokenmix.ops.conv import depthwise_conv
@@ -72,17 +72,19 @@ class Mamba2(TokenMixer):
 
     Example:
         >>> mixer = Mamba2(32, state_size=16, head_dim=16)
-        >>> mixer.state_size(1) == 64 * 16 + 3 * (64 + 2 * 16)
+        >>> mixer.state_numel(1) == 64 * 16 + 3 * (64 + 2 * 16)
         True
 
     Source:
-        Dao and Gu 2024, arXiv 2405.21060, section 7; names and initialisation as in mamba_ssm.
+        Dao and Gu 2024, arXiv 2405.21060, section 7; names and initialisation as in mamba_ssm, whose chunk is 256
+        (64 is faster on a CPU). Left out of it: D for each channel (`D_has_hdim`), and the gated bypass (`d_ssm`).
     """
 
     paper = "Dao and Gu 2024, arXiv 2405.21060"
     causal = "always"
     cost = "L"
     lora_targets = ("in_proj", "out_proj")
+    residual_projection = "out_proj"
 
     def __init__(
         self,
@@ -107,11 +109,14 @@ class Mamba2(TokenMixer):
         sizes = {"state_size": state_size, "expand": expand, "conv_kernel": conv_kernel, "chunk": chunk}
         for name, value in sizes.items():
             check_positive(name, value)
+        check_dt_range(dt_min, dt_max, dt_floor)
+        if len(dt_limit) != 2 or not 0 <= dt_limit[0] < dt_limit[1]:
+            raise ValueError(f"dt_limit: expected two rising bounds of at least 0, found {dt_limit}")
         self.inner = expand * dim
         check_divides("head_dim", head_dim, "expand * dim", self.inner)
         self.heads = self.inner // head_dim
         check_divides("groups", groups, "heads", self.heads)
-        self.state_width, self.head_dim, self.groups = state_size, head_dim, groups
+        self.state_size, self.head_dim, self.groups = state_size, head_dim, groups
         self.conv_kernel, self.chunk = conv_kernel, chunk
         self.dt_limit, self.dt_range = tuple(dt_limit), (dt_min, dt_max, dt_floor)
         self.conv_width = self.inner + 2 * groups * state_size
@@ -142,14 +147,14 @@ class Mamba2(TokenMixer):
         if state is not None:
             state.roll("conv", inner, layout.counts())
         inner = F.silu(depthwise_conv(inner, self.conv1d.weight[:, 0], self.conv1d.bias, starts=starts, state=before))
-        width = self.groups * self.state_width
+        width = self.groups * self.state_size
         u, b, c = inner.split([self.inner, width, width], dim=-1)
         y, last = ssd(
             u.unflatten(-1, (self.heads, self.head_dim)),
             F.softplus(at_least_float32(dt) + at_least_float32(self.dt_bias)).clamp(*self.dt_limit),
             -at_least_float32(self.A_log).exp(),
-            b.unflatten(-1, (self.groups, self.state_width)),
-            c.unflatten(-1, (self.groups, self.state_width)),
+            b.unflatten(-1, (self.groups, self.state_size)),
+            c.unflatten(-1, (self.groups, self.state_size)),
             D=at_least_float32(self.D),
             starts=starts,
             mask=layout.mask,
@@ -162,9 +167,9 @@ class Mamba2(TokenMixer):
 
     def fill_state(self, state: MixerState, dtype: torch.dtype) -> None:
         """The last inputs of the convolution, and S in float32."""
-        batch, device = state.batch_size, state.seen.device
+        batch, device, wide = state.batch_size, state.seen.device, torch.promote_types(dtype, torch.float32)
         state.put("conv", torch.zeros(batch, self.conv_kernel - 1, self.conv_width, dtype=dtype, device=device))
-        state.put("ssm", torch.zeros(batch, self.heads, self.head_dim, self.state_width, device=device))
+        state.put("ssm", torch.zeros(batch, self.heads, self.head_dim, self.state_size, dtype=wide, device=device))
 
     def reach(self, layout: Layout, length: int) -> Tensor:
         """See `TokenMixer.reach`."""

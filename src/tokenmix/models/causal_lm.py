@@ -11,11 +11,19 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 
+from tokenmix.blocks import MixerBlock
 from tokenmix.layout import Layout
 from tokenmix.mixer import TokenMixer
 from tokenmix.models.cache import MixerCache, check_cache
 from tokenmix.models.config import MixerConfig
-from tokenmix.models.inputs import predictable, token_layout, token_places
+from tokenmix.models.inputs import (
+    check_features,
+    check_tokens,
+    predictable,
+    refuse_misspelt,
+    token_layout,
+    token_places,
+)
 
 
 class MixerForCausalLM(PreTrainedModel, GenerationMixin):
@@ -104,10 +112,17 @@ class MixerForCausalLM(PreTrainedModel, GenerationMixin):
         check_cache(past_key_values)
         if labels is not None and not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
             raise ValueError(f"logits_to_keep: expected 0 where labels are given, found {logits_to_keep}")
-        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        refuse_misspelt(kwargs)
+        if input_ids is not None:
+            check_tokens("input_ids", input_ids, self.embed_tokens.num_embeddings)
+            x = self.embed_tokens(input_ids)
+        else:
+            x = check_features(inputs_embeds, self.config.hidden_size)
         shape = (x.shape[0], x.shape[1])
-        if labels is not None and tuple(labels.shape) != shape:
-            raise ValueError(f"labels: expected shape {shape}, found {tuple(labels.shape)}")
+        if labels is not None:
+            check_tokens("labels", labels, self.config.vocab_size, lowest=-100)
+            if tuple(labels.shape) != shape:
+                raise ValueError(f"labels: expected shape {shape}, found {tuple(labels.shape)}")
         columns = None if past_key_values is None else past_key_values.columns
         layout = token_layout(shape, attention_mask, position_ids, segment_ids, columns)
         if use_cache is None:
@@ -168,6 +183,15 @@ class MixerForCausalLM(PreTrainedModel, GenerationMixin):
             kwargs["segment_ids"] = torch.cat([kwargs["segment_ids"], last], dim=1)
         return kwargs
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False: transformers then asks `_init_weights` of mixers without parameters of their own too.
+
+        For code it takes for a stranger's it skips a module whose direct parameters are all loaded, which is
+        vacuously so for a mixer made of projections alone; `_init_weights` minds what was loaded itself.
+        """
+        return False
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Mixers draw their parameters as published, over what the generic rule drew for their parts.
@@ -176,6 +200,9 @@ class MixerForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if not isinstance(module, TokenMixer):
             super()._init_weights(module)
+            if isinstance(module, MixerBlock) and self.config.rescale_residual:
+                branches = sum(1 if block.feed_forward is None else 2 for block in self.stack.layers)
+                rescale_residual(module, branches**-0.5)
             return
         tensors = [*module.parameters(), *module.buffers()]
         loaded = [tensor for tensor in tensors if getattr(tensor, "_is_hf_initialized", False)]
@@ -198,3 +225,13 @@ class MixerForCausalLM(PreTrainedModel, GenerationMixin):
                 f"found {last + 1}"
             )
         return self.embed_positions(places)
+
+
+def rescale_residual(block: MixerBlock, factor: float) -> None:
+    """Multiply the last projection of each of a block's branches, unless it was loaded."""
+    last = [getattr(block.feed_forward, "down_proj", None)]
+    if block.mixer.residual_projection is not None:
+        last.append(block.mixer.get_submodule(block.mixer.residual_projection))
+    for projection in last:
+        if projection is not None and not getattr(projection.weight, "_is_hf_initialized", False):
+            projection.weight.mul_(factor)

@@ -199,7 +199,7 @@ def _shared(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _llama(config: LlamaConfig) -> dict[str, Any]:
-    _require(config, hidden_act="silu")
+    _require(config, hidden_act="silu", attention_dropout=0.0)
     rope: dict[str, Any] = {**(config.rope_parameters or {})}
     if rope["rope_type"] != "default":
         raise ValueError(f"rope_parameters: expected rope_type 'default', found {rope['rope_type']!r}")

@@ -11,6 +11,12 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from tokenmix.blocks import Stack
+from tokenmix.mixer import check_positive
+
+_WRITTEN_BY_TRANSFORMERS = (
+    "architectures", "attn_implementation", "auto_map", "dtype", "model_type", "quantization_config", "torch_dtype",
+    "transformers_version",
+)  # fmt: skip
 
 
 @strict
@@ -29,9 +35,12 @@ class MixerConfig(PreTrainedConfig):
         norm, norm_eps: "rmsnorm" or "layernorm", and what is added to the variance.
         position: "learned" adds an embedding of the place in the document; "none" leaves order to the mixers.
         max_position_embeddings: number of learned places; only for position="learned".
-        dropout: share of features dropped in training.
+        dropout, mixer_dropout: share of features dropped in training, after every branch or after the mixers
+            alone (default: the same).
         initializer_range: standard deviation of linear layers and embeddings outside the mixers, which draw
             their own parameters as published.
+        rescale_residual: start the last projection of each branch divided by the square root of the number of
+            branches, as GPT-2 and mamba_ssm do.
         tie_word_embeddings: whether the output layer is the embedding.
         use_cache: whether inference returns a cache.
         pad_token_id, bos_token_id, eos_token_id: special tokens, where there are any.
@@ -66,7 +75,9 @@ class MixerConfig(PreTrainedConfig):
     position: str = "none"
     max_position_embeddings: int | None = None
     dropout: float | int = 0.0
+    mixer_dropout: float | int | None = None
     initializer_range: float = 0.02
+    rescale_residual: bool = True
     tie_word_embeddings: bool = True
     use_cache: bool = True
     pad_token_id: int | None = None
@@ -75,9 +86,11 @@ class MixerConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._refuse_misspelt(kwargs)
-        for name in ("vocab_size", "hidden_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a positive integer, found {getattr(self, name)}")
+        for name in ("vocab_size", "hidden_size", "intermediate_size"):
+            if name != "intermediate_size" or self.intermediate_size is not None:
+                check_positive(name, getattr(self, name))
+        if self.initializer_range <= 0:
+            raise ValueError(f"initializer_range: expected a positive number, found {self.initializer_range}")
         if self.position not in ("none", "learned"):
             raise ValueError(f"position: expected 'none' or 'learned', found {self.position!r}")
         if (self.position == "learned") != (self.max_position_embeddings is not None):
@@ -106,12 +119,17 @@ class MixerConfig(PreTrainedConfig):
             norm=self.norm,
             norm_eps=self.norm_eps,
             dropout=self.dropout,
+            mixer_dropout=self.mixer_dropout,
         )
 
     def _refuse_misspelt(self, names: dict[str, Any]) -> None:
-        """Refuse a key that is almost a field: transformers would keep it and never read it."""
-        fields = [field.name for field in dataclasses.fields(self)]
+        """Refuse a key that nobody reads: transformers would keep it."""
+        own = [
+            name for name in MixerConfig.__annotations__ if name not in ("model_type", "keys_to_ignore_at_inference")
+        ]
         for name in names:
-            close = difflib.get_close_matches(name, fields, n=1, cutoff=0.85)
-            if close and not hasattr(type(self), name):
-                raise ValueError(f"{name}: not a field of MixerConfig; did you mean {close[0]!r}?")
+            if name.startswith("_") or name in _WRITTEN_BY_TRANSFORMERS or hasattr(type(self), name):
+                continue
+            close = difflib.get_close_matches(name, own, n=2, cutoff=0.4)
+            known = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(own)}"
+            raise ValueError(f"{name}: not a field of MixerConfig; {known}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -121,3 +124,47 @@ def predictable(labels: Tensor, layout: Layout) -> Tensor:
         hidden |= ~layout.mask
         hidden[:, 1:] |= ~layout.mask[:, :-1]
     return labels.masked_fill(hidden, -100)
+
+
+def check_tokens(name: str, tokens: Tensor, vocab_size: int, lowest: int = 0) -> None:
+    """Refuse what is no token of the vocabulary (values are looked at on the CPU, outside torch.compile)."""
+    if not isinstance(tokens, Tensor) or tokens.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{name}: expected int64 tokens, found {getattr(tokens, 'dtype', type(tokens).__name__)}")
+    if tokens.dim() != 2:
+        raise ValueError(f"{name}: expected shape (B, L), found {tuple(tokens.shape)}")
+    if tokens.device.type != "cpu" or torch.compiler.is_compiling() or tokens.numel() == 0:
+        return
+    smallest, largest = int(tokens.min()), int(tokens.max())
+    if smallest < lowest or largest >= vocab_size:
+        raise ValueError(
+            f"{name}: expected {lowest} to vocab_size - 1 = {vocab_size - 1}, found {smallest} to {largest}"
+        )
+
+
+def check_features(features: Tensor | None, hidden_size: int) -> Tensor:
+    """Refuse features of another shape than (B, L, hidden_size)."""
+    if not isinstance(features, Tensor) or features.dim() != 3 or features.shape[2] != hidden_size:
+        found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(f"inputs_embeds: expected shape (B, L, hidden_size={hidden_size}), found {found}")
+    return features
+
+
+_ARGUMENTS = (
+    "input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "labels", "use_cache",
+    "segment_ids", "logits_to_keep", "output_hidden_states",
+)  # fmt: skip
+
+
+def refuse_misspelt(names: Iterable[str]) -> None:
+    """Refuse a keyword that is almost an argument: transformers' models would take it and never read it.
+
+    Example:
+        >>> refuse_misspelt(["atention_mask"])
+        Traceback (most recent call last):
+        ...
+        TypeError: atention_mask: not an argument of forward; did you mean 'attention_mask'?
+    """
+    for name in names:
+        close = difflib.get_close_matches(name, _ARGUMENTS, n=1, cutoff=0.85)
+        if close:
+            raise TypeError(f"{name}: not an argument of forward; did you mean {close[0]!r}?")

@@ -16,14 +16,14 @@ def scan_step(
     rows, _, heads, width = v.shape
     groups, size = k.shape[2:]
     share = (rows, groups, heads // groups)
-    written = (v.reshape(*share, width, 1) * k.reshape(rows, groups, 1, 1, size)).view(rows, heads, width, size)
+    written = (v.reshape(*share, width, 1) * k.reshape(rows, groups, 1, 1, size)).reshape(rows, heads, width, size)
     if state is not None:
         keep = None if log_decay is None else log_decay[:, 0].exp()  # (B, H)
         if starts is not None:
             keep = (~starts).to(v.dtype) if keep is None else keep * ~starts
         written = written + state if keep is None else torch.addcmul(written, state, keep[..., None, None])
-    y = written.view(rows, groups, -1, size) @ q.reshape(rows, groups, size, 1)
-    return y.view(rows, 1, heads, width), written
+    y = written.reshape(rows, groups, -1, size) @ q.reshape(rows, groups, size, 1)
+    return y.reshape(rows, 1, heads, width), written
 
 
 def scan_chunks(
@@ -72,7 +72,7 @@ def _inside(v: Tensor, total: Tensor | None, k: Tensor, q: Tensor, document: Ten
         hidden = (hidden | (document.unsqueeze(3) != document.unsqueeze(2))).unsqueeze(2)  # (B, c, 1, s, s)
     scores = q @ k.transpose(3, 4)  # (B, c, G, s, s)
     if total is None:
-        v = v.view(rows, count, span, groups, -1).transpose(2, 3)  # all heads of a group in one product
+        v = v.reshape(rows, count, span, groups, -1).transpose(2, 3)  # all heads of a group in one product
         return (scores.masked_fill(hidden, 0) @ v).transpose(2, 3).reshape(rows, count, span, heads, width)
     total = total.transpose(2, 3)  # (B, c, H, s)
     gaps = total.unsqueeze(4) - total.unsqueeze(3)

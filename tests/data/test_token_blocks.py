@@ -131,3 +131,12 @@ def test_errors_name_the_corpus_and_split():
         bits_per_byte(1.0, tokens=0, bytes=4)
     with pytest.raises(IndexError, match="index: expected 0 to 2, found 3"):
         TokenBlocks(torch.arange(10), context=4)[3]
+
+
+def test_the_first_token_of_a_packed_document_is_not_scored():
+    """Nothing of its own document stands before it, and models mask it in training too."""
+    tokens, segments = torch.arange(9), torch.tensor([0, 0, 0, 1, 1, 1, 1, 2, 2])
+    blocks = TokenBlocks(tokens, context=5, segments=segments)
+    predicted = sorted(label for block in blocks for label in block["labels"][1:].tolist() if label != -100)
+    assert predicted == [1, 2, 4, 5, 6, 8]
+    assert blocks.scored_tokens == blocks.scored_bytes == 6

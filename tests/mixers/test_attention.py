@@ -7,8 +7,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tokenmix import Layout, build_mixer
-from tokenmix.mixers import Attention, LSAttention, SlidingWindow
+from tokenmix.mixers import Attention, LSAttention, SlidingWindow, heads
 from tokenmix.mixers.rotary import rotate
+from tokenmix.ops.sources import Band
 
 WINDOW = 5
 
@@ -92,12 +93,15 @@ def test_decoding_past_three_wraps_of_the_window_keeps_w_minus_one_keys():
     assert state.nbytes == 4 * 2 * 2 * (WINDOW - 1) * 32
 
 
-def test_long_chunk_after_a_state_runs_as_a_band():
+def test_long_chunk_after_a_state_runs_as_a_band(monkeypatch):
+    bands = []
+    monkeypatch.setattr(heads, "Band", lambda *args: bands.append(args) or Band(*args))
     torch.manual_seed(0)
     mixer = LSAttention(32, heads=4, window=WINDOW).eval()
     x = torch.randn(2, 60, 32)
     state = mixer.init_state(2)
     y = torch.cat([mixer(part, state=state) for part in x.split([7, 40, 13], dim=1)], 1)
+    assert [args for args in bands if len(args) == 1] == [(WINDOW,)] * 2  # the two chunks over two windows long
     assert torch.allclose(y, mixer(x), atol=1e-5)
 
 
@@ -142,6 +146,21 @@ def test_monitor_gives_the_largest_readable_logit(causal):
     }
 
 
+def test_monitor_leaves_out_other_documents():
+    torch.manual_seed(0)
+    mixer = Attention(32, heads=4, monitor=True)
+    first, second = torch.randn(1, 9, 32), torch.randn(1, 6, 32)
+    mixer(torch.cat([first, 5 * second], 1), Layout(segments=torch.tensor([[0] * 9 + [1] * 6])))
+    packed = mixer.max_logit
+    apart = []
+    for document in (first, 5 * second):
+        mixer(document)
+        apart.append(mixer.max_logit)
+    assert torch.allclose(packed, torch.maximum(*apart), atol=1e-5)
+    mixer(first, state=mixer.init_state(1))
+    assert mixer.max_logit is None  # no stale number from a call before
+
+
 def test_short_heads_cost_linearly_and_long_heads_quadratically():
     def growth(**options):
         mixer = LSAttention(32, heads=4, window=16, **options)
@@ -172,6 +191,9 @@ def test_presets_are_the_authors_settings():
     [
         ("attention", {"heads": 5}, "heads: expected a divisor of dim=32, found 5"),
         ("attention", {"heads": 0}, "heads: expected a positive integer, found 0"),
+        ("attention", {"heads": 4, "kv_heads": 0}, "kv_heads: expected a positive integer, found 0"),
+        ("attention", {"heads": 4, "causal": "no"}, "causal: expected True or False, found 'no'"),
+        ("attention", {"heads": 4, "rope_base": -1.0}, "rope_base: expected a positive number, found -1.0"),
         ("attention", {"heads": 4, "kv_heads": 3}, "kv_heads: expected a divisor of heads=4, found 3"),
         ("attention", {"heads": 4, "head_dim": 7, "rope": True}, "rope: expected an even head_dim, found head_dim=7"),
         ("sliding_window", {"heads": 4, "window": 0}, "window: expected a positive integer, found 0"),

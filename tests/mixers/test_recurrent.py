@@ -117,12 +117,28 @@ def test_initialisation_as_published():
     assert mamba.dt_proj.weight.abs().max() <= 16**-0.5
 
 
-def test_dt_limit_bounds_the_step():
+@pytest.mark.parametrize(("limit", "bias"), [((0.0, 0.01), 5.0), ((0.5, float("inf")), -20.0)])
+def test_dt_limit_is_the_step_where_it_binds(limit, bias):
+    """With a step that lies outside everywhere, the mixer equals one whose step is the bound itself."""
     torch.manual_seed(0)
-    free, bounded = Mamba2(16, state_size=4, head_dim=8), Mamba2(16, state_size=4, head_dim=8, dt_limit=(0.0, 0.01))
-    bounded.load_state_dict(free.state_dict())
+    bounded, exact = Mamba2(16, state_size=4, head_dim=8, dt_limit=limit), Mamba2(16, state_size=4, head_dim=8)
+    bound = torch.tensor(limit[1] if bias > 0 else limit[0])
+    with torch.no_grad():
+        bounded.in_proj.weight[-4:] = 0
+        exact.load_state_dict(bounded.state_dict())
+        bounded.dt_bias.fill_(bias)
+        exact.dt_bias.fill_(float(torch.log(torch.expm1(bound))))
     x = torch.randn(1, 5, 16)
-    assert not torch.allclose(free(x), bounded(x), atol=1e-4)
+    assert torch.allclose(bounded(x), exact(x), atol=1e-6)
+
+
+@torch.no_grad()
+def test_step_sizes_start_above_the_floor():
+    torch.manual_seed(0)
+    mixer = Mamba2(64, head_dim=8, dt_min=1e-6, dt_max=1e-3, dt_floor=1e-4)
+    steps = F.softplus(mixer.dt_bias)
+    assert steps.min() == pytest.approx(1e-4, rel=1e-2)
+    assert (steps <= 1.01e-4).sum() > 1
 
 
 @pytest.mark.parametrize(
@@ -131,6 +147,8 @@ def test_dt_limit_bounds_the_step():
         (lambda: Mamba(16, state_size=0), "state_size: expected a positive integer, found 0"),
         (lambda: Mamba(16, dt_rank=0), "dt_rank: expected a positive integer, found 0"),
         (lambda: Mamba2(16, head_dim=5), r"head_dim: expected a divisor of expand \* dim=32, found 5"),
+        (lambda: Mamba(16, dt_min=0.2, dt_max=0.1), "dt_min: expected 0 < dt_min <= dt_max"),
+        (lambda: Mamba2(16, head_dim=8, dt_limit=(0.1, 0.0)), "dt_limit: expected two rising bounds"),
         (lambda: Mamba2(16, head_dim=8, groups=3), "groups: expected a divisor of heads=4, found 3"),
         (lambda: LinearAttention(16, heads=3), "heads: expected a divisor of dim=16, found 3"),
         (lambda: LinearAttention(16, heads=2, feature_map="exp"), "feature_map: expected one of .*, found 'exp'"),

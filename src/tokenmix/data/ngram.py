@@ -124,14 +124,19 @@ def baselines(
     content = hashlib.sha1(b"%d," % len(train) + train + corpus.test).hexdigest()[:16]
     kept = None if folder is None else Path(folder) / f"baselines-{content}.json"
     if kept is not None and kept.is_file():
-        found: dict[str, float] = json.loads(kept.read_text(encoding="utf-8"))
-        return found
+        try:
+            found: dict[str, float] = json.loads(kept.read_text(encoding="utf-8"))
+            return found
+        except json.JSONDecodeError:
+            pass  # cut off by a kill: count again
     names = {order: name for name, order in BASELINE_ORDERS.items()}
     curve = enumerate(_by_order(_ids(train), _ids(corpus.test), max(names), 256), 1)
     bits = {names[order]: _nats(probabilities) / math.log(2) for order, probabilities in curve if order in names}
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(bits, indent=2) + "\n", encoding="utf-8")
+        temporary = kept.with_name(f"{kept.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(bits, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, kept)
     return bits
 
 

@@ -25,7 +25,7 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
     Labels are the inputs, and the model shifts them: block tokens 1, 2, ... are predicted from those
     before. Block i starts `context - overlap` tokens after block i - 1, and labels that an earlier block
     has predicted are -100. The last block ends with the last token, so it overlaps more. So every token
-    is predicted exactly once, but the very first of the text, which only gives context. A score counts
+    is predicted exactly once, but the very first of the text and, where packed, of each document: they only give context. A score counts
     `scored_tokens` tokens and `scored_bytes` bytes:
 
         bits per byte = (sum of -ln p over the labels that are not -100) / (ln 2 * scored_bytes)
@@ -38,8 +38,7 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
         context: tokens in a block.
         overlap: tokens that a block shares with the one before, 1 to `context - 1`.
         segments: (N,) document number of each token, from `document_segments`; blocks then hold
-            `segment_ids`, counted from 0 in each block, so that packed documents do not mix. The first
-            token of a document is still predicted, from the end of the document before.
+            `segment_ids`, counted from 0 in each block, so that packed documents do not mix.
         byte_lengths: (vocabulary,) bytes of each token, from `token_bytes`; default one byte a token.
 
     Raises:
@@ -82,6 +81,10 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
         self.overlap = overlap
         self.segments = segments
         self.byte_lengths = byte_lengths
+        self._predicted = torch.ones(len(tokens), dtype=torch.bool)
+        self._predicted[0] = False
+        if segments is not None:
+            self._predicted[1:] = segments[1:] == segments[:-1]
 
     @classmethod
     def from_corpus(
@@ -137,6 +140,7 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
         labels = input_ids.clone()
         if index > 0:
             labels[: (index - 1) * step + self.context - start] = IGNORED  # predicted by the block before
+        labels[~self._predicted[place]] = IGNORED
         block = {"input_ids": input_ids, "labels": labels}
         if self.segments is not None:
             block["segment_ids"] = (self.segments[place] - self.segments[start]).long()
@@ -144,15 +148,15 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
 
     @property
     def scored_tokens(self) -> int:
-        """Tokens that are predicted: all but the first."""
-        return len(self.tokens) - 1
+        """Tokens that are predicted: all but the first of the text and, where packed, of each document."""
+        return int(self._predicted.sum())
 
     @property
     def scored_bytes(self) -> int:
-        """Bytes of the tokens that are predicted: all of the text but those of its first token."""
+        """Bytes of the tokens that are predicted."""
         if self.byte_lengths is None:
             return self.scored_tokens
-        return int(self.byte_lengths[self.tokens[1:].long()].sum())
+        return int(self.byte_lengths[self.tokens[self._predicted].long()].sum())
 
 
 def collate(blocks: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -189,3 +189,11 @@ def test_what_can_be_checked() -> None:
 )
 def test_cost_strings(cost: str, slope: float | None) -> None:
     assert largest_slope(cost) == slope
+
+
+def test_a_reach_whose_edge_is_not_met_is_not_passed() -> None:
+    report = check_mixer({"mixer": "sliding_window", "heads": 4, "window": 128}, laws=[6], print_table=False)
+    assert report.verdicts[0].status == "not claimed"
+    assert "its edge lies beyond the 32 tokens tried: give a larger length" in report.verdicts[0].note
+    longer = check_mixer({"mixer": "sliding_window", "heads": 4, "window": 40}, laws=[6], length=60, print_table=False)
+    assert longer.verdicts[0].status == "passed"

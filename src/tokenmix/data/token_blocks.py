@@ -25,7 +25,8 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
     Labels are the inputs, and the model shifts them: block tokens 1, 2, ... are predicted from those
     before. Block i starts `context - overlap` tokens after block i - 1, and labels that an earlier block
     has predicted are -100. The last block ends with the last token, so it overlaps more. So every token
-    is predicted exactly once, but the very first of the text and, where packed, of each document: they only give context. A score counts
+    is predicted exactly once, but the very first of the text and, where packed, of each document, which
+    only give context. A score counts
     `scored_tokens` tokens and `scored_bytes` bytes:
 
         bits per byte = (sum of -ln p over the labels that are not -100) / (ln 2 * scored_bytes)

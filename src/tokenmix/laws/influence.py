@@ -63,6 +63,14 @@ def reach(bench: Bench, trial: Trial) -> None:
             f"reach: expected bool of shape (1, {length}, {length}), found {claimed.dtype} {tuple(claimed.shape)}",
         )
         _compare(what, influence(bench, mixer, placed, trial), _both_real(claimed[0], placed.layout), trial)
+    if not bench.needs and _ends_beyond(mixer, bench.length):
+        raise NotClaimed(f"its edge lies beyond the {bench.length} tokens tried: give a larger length")
+
+
+def _ends_beyond(mixer: TokenMixer, length: int, far: int = 1024) -> bool:
+    """Whether the last token of a short row reads everything that it may, and that of a long row does not."""
+    short, long = mixer.reach(Layout(), length), mixer.reach(Layout(), far)
+    return short is not None and long is not None and bool(short[0, -1].all() and not long[0, -1].all())
 
 
 def _placements(bench: Bench) -> list[tuple[str, Placed]]:

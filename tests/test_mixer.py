@@ -80,7 +80,11 @@ TOKENS = torch.zeros(2, 6, 4)
         (lambda: Shift(4)([1.0]), TypeError, "x: expected a floating point tensor, found list"),
         (lambda: Shift(5)(TOKENS), ValueError, r"x: Shift expected shape \(B, L, dim=5\), found \(2, 6, 4\)"),
         (lambda: Shift(4)(TOKENS[0]), ValueError, r"x: Shift expected shape \(B, L, dim=4\), found \(6, 4\)"),
-        (lambda: Shift(4)(TOKENS[:, :0]), ValueError, r"x: Shift expected at least one row and one token, found .*2, 0, 4"),
+        (
+            lambda: Shift(4)(TOKENS[:, :0]),
+            ValueError,
+            r"x: Shift expected at least one row and one token, found .*2, 0, 4",
+        ),
         (lambda: Shift(4)(TOKENS, TOKENS), TypeError, "layout: expected a tokenmix.Layout, found Tensor"),
         (
             lambda: Pictures(4)(TOKENS, Layout(grid=(2, 3))),

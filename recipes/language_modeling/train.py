@@ -49,8 +49,8 @@ class DataConfig:
 
     name: Literal["python_stdlib", "world_english_bible"] = "python_stdlib"
     """Embedded text."""
-    files: dict[str, str | list[str]] | None = None
-    """Text files by split (train, and valid and test where there are), or {folder: PATH}; instead of `name`."""
+    files: dict[str, str | list[str]] | str | list[str] | None = None
+    """Text files, globs or a folder to train on, or these by split (train, valid, test); instead of `name`."""
     hub: Literal["wikitext-2", "wikitext-103", "tinystories"] | None = None
     """Data set of the Hugging Face hub, instead of `name`; needs a network."""
     tokenizer: Literal["bytes", "bpe"] = "bytes"
@@ -82,6 +82,7 @@ class ModelConfig:
     position: Literal["none", "learned"] = "none"
     max_position_embeddings: int | None = None
     dropout: float = 0.0
+    mixer_dropout: float | None = None
     tie_word_embeddings: bool = True
 
 
@@ -113,10 +114,11 @@ def build_data(config: DataConfig) -> tuple[Corpus, Any, TokenBlocks, TokenBlock
 def build_model(config: Config, stack: str, tokenizer: Any) -> MixerForCausalLM:
     """The language model of one stack."""
     pattern = config.stacks[stack]
+    unknown = set(pattern) - set(config.mixers)
     return MixerForCausalLM(
         MixerConfig(
             vocab_size=len(tokenizer),
-            mixers={letter: config.mixers[letter] for letter in config.mixers if letter in pattern},
+            mixers={letter: config.mixers[letter] for letter in config.mixers if unknown or letter in pattern},
             pattern=pattern,
             **asdict(config.model),
             **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
@@ -129,7 +131,7 @@ def compute_metrics(model: MixerForCausalLM, test: TokenBlocks, batch_size: int)
     return {
         **score_text(model, test, batch_size),
         "parameters": model.num_parameters(),
-        "state_bytes": 4 * sum(mixer.state_size(test.context) for mixer in model.stack.mixers),
+        "state_bytes": 4 * sum(mixer.state_numel(test.context) for mixer in model.stack.mixers),
     }
 
 
@@ -150,13 +152,12 @@ def train_stack(config: Config, stack: str, tokenizer: Any, train: TokenBlocks, 
     set_seed(config.training.seed)
     model = build_model(config, stack, tokenizer)
     run = train_or_resume(model, config.training, folder, train_dataset=train, processing_class=tokenizer)
-    tokens = run.steps * config.training.batch_size * config.data.context
     result = RunResult(
         name=stack,
         metrics={
             **compute_metrics(model, test, config.training.batch_size),
             "train_seconds": run.seconds,
-            "tokens_per_second": tokens / run.seconds,
+            "tokens_per_second": run.steps * config.training.batch_size * config.data.context / run.seconds,
         },
         history=run.history,
         sample=write_sample(model, tokenizer, config.prompt, config.training.seed),
@@ -171,11 +172,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Train every stack of the config and report."""
     config, resolved = parse_config(Config, arguments, description=__doc__)
     console = Console(width=max(100, Console().width))
+    if not config.stacks:
+        raise ValueError("stacks: expected at least one pattern to train, such as {hybrid: mma}, found none")
     for stack in config.stacks:  # a mistake in the last stack must not wait until the first is trained
         with torch.device("meta"):
             build_model(config, stack, byte_tokenizer())
-    claim_folder(config.output, resolved)
+    config.training.arguments(config.output)
     corpus, tokenizer, train, test = build_data(config.data)
+    claim_folder(config.output, resolved)  # now that nothing in the config is a mistake
     console.print(f"Python {platform.python_version()}; {corpus.description}")
     ngrams = baselines(corpus, train_bytes=config.data.baseline_bytes, folder=config.output)
     results = []
@@ -184,8 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
         results.append(train_stack(config, stack, tokenizer, train, test))
     output = Path(config.output)
     plot_losses(output / "loss.png", results, ngrams)
-    if any(key.startswith("max_logit/") for line in results[0].history for key in line):
-        plot_max_logits(output / "max_logits.png", results)
+    plot_max_logits(output / "max_logits.png", results)
     for result in results:
         console.rule(f"sample of {result.name}")
         console.print(result.sample, markup=False, highlight=False)

@@ -60,35 +60,41 @@ def _usage_error(cls: type[Any], message: str) -> str:
     return f"config: {line}" + (f"; did you mean {' or '.join(map(repr, close))}?" if close else "")
 
 
-def _split_deep_overrides(arguments: list[str], fields: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+def _split_deep_overrides(arguments: list[str], fields: list[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
     """Take out overrides that reach into a mapping of mappings: jsonargparse would replace the whole entry."""
     plain: list[str] = []
-    deep: list[tuple[str, str]] = []
+    deep: list[tuple[str, str | None]] = []
     rest = iter(arguments)
     for argument in rest:
         key, equals, value = argument.removeprefix("--").partition("=")
         field = max((f for f in fields if key.startswith(f + ".")), key=len, default=None)
         if argument.startswith("--") and field is not None and key[len(field) + 1 :].count(".") >= 1:
-            deep.append((key, value if equals else next(rest, "")))
+            deep.append((key, value if equals else next(rest, None)))
         else:
             plain.append(argument)
     return plain, deep
 
 
-def _set_deep(settings: Any, path: str, value: str) -> None:
+def _set_deep(settings: Any, path: str, value: str | None) -> None:
     """Set one value inside nested mappings.
 
     Raises:
-        ValueError: if an entry on the way is not there.
+        ValueError: if an entry on the way is not there, or the value is missing or no YAML.
     """
     import yaml
 
+    if value is None:
+        raise ValueError(f"{path}: expected a value, found none")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"{path}: expected YAML, found {value!r}") from None
     *way, last = path.split(".")
     for depth, key in enumerate(way):
         if key not in settings:
             raise ValueError(f"{path}: expected one of {sorted(settings)} at {'.'.join(way[:depth])}, found {key!r}")
         settings = settings[key]
-    settings[last] = yaml.safe_load(value)
+    settings[last] = parsed
 
 
 def known_keys(cls: type[Any], prefix: str = "") -> list[str]:

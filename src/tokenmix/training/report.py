@@ -73,7 +73,7 @@ def plot_losses(
         baselines: horizontal lines, in bits.
         unit: label of the vertical axis.
     """
-    figure, axes = _figure()
+    figure, (axes,) = _figure()
     for result in results:
         lines = [line for line in result.history if "loss" in line]
         bits = [line["loss"] / math.log(2) for line in lines]
@@ -87,16 +87,23 @@ def plot_losses(
 
 
 def plot_max_logits(path: str | os.PathLike[str], results: Sequence[RunResult]) -> None:
-    """Draw the largest attention logit of each layer against steps, one panel a stack.
+    """Draw the largest attention logit of each layer against steps, one panel a monitored stack; no file if none is.
 
     Args:
         path: PNG to write.
-        results: stacks whose history holds `max_logit/<layer>/<kind>`.
+        results: the stacks; the history of a monitored one holds `max_logit/<layer>/<kind>`.
     """
-    figure, panels = _figure(columns=len(results))
+    keys_of = {
+        result.name: sorted({key for line in result.history for key in line if key.startswith("max_logit/")})
+        for result in results
+    }
+    monitored = [result for result in results if keys_of[result.name]]
+    if not monitored:
+        return
+    figure, panels = _figure(columns=len(monitored))
     styles = ["-", ":", "--"]
-    for axes, result in zip(panels, results, strict=True):
-        keys = sorted({key for line in result.history for key in line if key.startswith("max_logit/")})
+    for axes, result in zip(panels, monitored, strict=True):
+        keys = keys_of[result.name]
         kinds = sorted({key.split("/")[2] for key in keys})
         for key in keys:
             layer, kind = key.split("/")[1:]
@@ -118,5 +125,4 @@ def _figure(columns: int = 1) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.0 if columns == 1 else 5.0 * columns, 4.2), layout="constrained")
-    axes = figure.subplots(1, columns, sharey=True) if columns > 1 else figure.subplots()
-    return figure, axes
+    return figure, figure.subplots(1, columns, sharey=True, squeeze=False)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -65,5 +66,8 @@ _ADVICE = "choose another --output, or delete that folder to start anew"
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    state = checkpoint / "trainer_state.json"
-    return state.is_file() and state.read_text(encoding="utf-8").rstrip().endswith("}")
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return True

@@ -51,6 +51,8 @@ class TrainingConfig:
 
     def arguments(self, folder: str | os.PathLike[str]) -> TrainingArguments:
         """As Hugging Face's TrainingArguments, writing to a folder."""
+        if self.steps < 1:
+            raise ValueError(f"steps: expected at least 1, found {self.steps}; for epochs set trainer.max_steps to -1")
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         options = {
             "output_dir": str(folder),
@@ -64,6 +66,7 @@ class TrainingConfig:
             "adam_beta2": self.beta2,
             "max_grad_norm": self.clip,
             "bf16": self.bf16,
+            "use_cpu": not torch.accelerator.is_available(),
             "logging_steps": self.log_steps,
             "save_steps": self.save_steps,
             "save_total_limit": 2,
@@ -108,6 +111,7 @@ def train_or_resume(
     before = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - before
+    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)  # no autocast after training
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     return Trained(trainer.state.log_history, seconds, trainer.state.global_step - done)
 

@@ -7,14 +7,14 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Trainer
 
-from tokenmix.mixers.attention import HeadGroupAttention
+from tokenmix.mixer import TokenMixer
+from tokenmix.mixers.heads import HeadGroupAttention
 
 
 class MixerTrainer(Trainer):
     """Hugging Face's Trainer with two additions.
 
-    - Weight decay touches matrices alone: not A_log, D, dt_bias and other parameters marked as free of it, nor
-      norms, nor biases.
+    - Weight decay touches matrices alone: not A_log, D, dt_bias and other scalars, nor norms, nor biases.
     - Attention built with `monitor=True` has the largest |q.k| / sqrt(e) since the last log written into the log, as
       `max_logit/<layer>/<window>`.
 
@@ -52,8 +52,8 @@ def read_max_logits(model: nn.Module) -> dict[str, float]:
         {"max_logit/<layer>/<window or all>": value}; empty where nothing is monitored.
     """
     found: dict[str, float] = {}
-    monitored = [m for m in model.modules() if isinstance(m, HeadGroupAttention) and m.max_logit is not None]
-    for layer, mixer in enumerate(monitored):
-        for kind, value in mixer.max_logit_by_window().items():
-            found[f"max_logit/{layer}/{kind}"] = value
+    for layer, mixer in enumerate(m for m in model.modules() if isinstance(m, TokenMixer)):
+        if isinstance(mixer, HeadGroupAttention) and mixer.max_logit is not None:
+            for kind, value in mixer.max_logit_by_window().items():
+                found[f"max_logit/{layer}/{kind}"] = value
     return found

@@ -7,7 +7,6 @@ Every value of the config can be overridden: `--training.steps 100 --data.files.
 
 from __future__ import annotations
 
-import json
 import platform
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -15,22 +14,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
+from accelerate import PartialState
 from transformers import set_seed
 
-from tokenmix.data import Corpus, TokenBlocks, baselines, byte_tokenizer, load_corpus, train_bpe
+from tokenmix.data import Corpus, TokenBlocks, byte_tokenizer, load_corpus, train_bpe
 from tokenmix.models import MixerConfig, MixerForCausalLM
 from tokenmix.training import (
     RunResult,
     TrainingConfig,
     claim_folder,
+    make_console,
     parse_config,
     plot_losses,
     plot_max_logits,
     print_table,
+    score_baselines,
     score_text,
     train_or_resume,
-    write_text,
+    write_sample,
 )
 
 COLUMNS = {
@@ -131,47 +132,49 @@ def compute_metrics(model: MixerForCausalLM, test: TokenBlocks, batch_size: int)
     return {
         **score_text(model, test, batch_size),
         "parameters": model.num_parameters(),
-        "state_bytes": 4 * sum(mixer.state_numel(test.context) for mixer in model.stack.mixers),
+        "state_bytes": sum(mixer.state_numel(test.context) for mixer in model.stack.mixers) * model.dtype.itemsize,
     }
-
-
-def write_sample(model: MixerForCausalLM, tokenizer: Any, prompt: str, seed: int) -> str:
-    """200 tokens after the prompt."""
-    set_seed(seed)
-    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
-    tokens = model.eval().generate(**inputs, max_new_tokens=200, min_new_tokens=200, do_sample=True, temperature=0.8)
-    return str(tokenizer.decode(tokens[0]))
 
 
 def train_stack(config: Config, stack: str, tokenizer: Any, train: TokenBlocks, test: TokenBlocks) -> RunResult:
     """Train one stack, or go on where it was stopped, or read what it gave."""
-    folder = Path(config.output) / stack
-    finished = folder / "metrics.json"
-    if finished.is_file():
-        return RunResult(**json.loads(finished.read_text(encoding="utf-8")))
-    set_seed(config.training.seed)
+    folder, training = Path(config.output) / stack, config.training
+    kept = RunResult.read(folder / "metrics.json")
+    if kept is not None:
+        return kept
+    set_seed(training.seed)
     model = build_model(config, stack, tokenizer)
-    run = train_or_resume(model, config.training, folder, train_dataset=train, processing_class=tokenizer)
-    result = RunResult(
-        name=stack,
-        metrics={
-            **compute_metrics(model, test, config.training.batch_size),
-            "train_seconds": run.seconds,
-            "tokens_per_second": run.steps * config.training.batch_size * config.data.context / run.seconds,
-        },
-        history=run.history,
-        sample=write_sample(model, tokenizer, config.prompt, config.training.seed),
-    )
-    model.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    write_text(finished, json.dumps(asdict(result), indent=2))
+    run = train_or_resume(model, training, folder, train_dataset=train, processing_class=tokenizer)
+    result = RunResult(stack, {"train_seconds": run.seconds}, run.history)
+    result.metrics["tokens_per_second"] = run.steps * training.batch_size * config.data.context / run.seconds
+    if PartialState().is_main_process:
+        model.save_pretrained(folder / "model")
+        tokenizer.save_pretrained(folder / "model")
+        result.metrics |= compute_metrics(model, test, training.batch_size)
+        result.sample = write_sample(model, tokenizer, config.prompt, seed=training.seed)
+        result.write(folder / "metrics.json")
+    PartialState().wait_for_everyone()
     return result
+
+
+def report(config: Config, corpus: Corpus, train: TokenBlocks, test: TokenBlocks, results: list[RunResult]) -> None:
+    """Plots, samples and the table."""
+    console, output = make_console(), Path(config.output)
+    ngrams = score_baselines(corpus, train, test, train_bytes=config.data.baseline_bytes, folder=output)
+    lines = {name: scores["bits_per_byte"] for name, scores in ngrams.items()}
+    plot_losses(output / "loss.png", results, lines, train.scored_bytes / train.scored_tokens)
+    plot_max_logits(output / "max_logits.png", results)
+    for result in results:
+        console.rule(f"sample of {result.name}")
+        console.print(result.sample, markup=False, highlight=False)
+    print_table(f"{corpus.name}, {test.scored_bytes:,} test bytes", results, COLUMNS, ngrams, console)
+    console.print(f"Python {platform.python_version()}; {corpus.description}")
+    console.print(f"Written to {output}: config.yaml, loss.png, and for each stack metrics.json and model/")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train every stack of the config and report."""
     config, resolved = parse_config(Config, arguments, description=__doc__)
-    console = Console(width=max(100, Console().width))
     if not config.stacks:
         raise ValueError("stacks: expected at least one pattern to train, such as {hybrid: mma}, found none")
     for stack in config.stacks:  # a mistake in the last stack must not wait until the first is trained
@@ -179,21 +182,15 @@ def main(arguments: list[str] | None = None) -> None:
             build_model(config, stack, byte_tokenizer())
     config.training.arguments(config.output)
     corpus, tokenizer, train, test = build_data(config.data)
-    claim_folder(config.output, resolved)  # now that nothing in the config is a mistake
-    console.print(f"Python {platform.python_version()}; {corpus.description}")
-    ngrams = baselines(corpus, train_bytes=config.data.baseline_bytes, folder=config.output)
+    if PartialState().is_main_process:
+        claim_folder(config.output, resolved)  # now that nothing in the config is a mistake
     results = []
-    for stack in config.stacks:
-        console.rule(f"{stack}: {config.stacks[stack]}")
+    for stack, pattern in config.stacks.items():
+        if PartialState().is_main_process:
+            make_console().rule(f"{stack}: {pattern}")
         results.append(train_stack(config, stack, tokenizer, train, test))
-    output = Path(config.output)
-    plot_losses(output / "loss.png", results, ngrams)
-    plot_max_logits(output / "max_logits.png", results)
-    for result in results:
-        console.rule(f"sample of {result.name}")
-        console.print(result.sample, markup=False, highlight=False)
-    print_table(f"{corpus.name}, {test.scored_bytes:,} test bytes", results, COLUMNS, ngrams, console)
-    console.print(f"Written to {output}: config.yaml, loss.png, and for each stack metrics.json and model/")
+    if PartialState().is_main_process:
+        report(config, corpus, train, test, results)
 
 
 if __name__ == "__main__":

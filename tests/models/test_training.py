@@ -74,3 +74,32 @@ def test_evaluation_returns_no_cache(tmp_path: Path) -> None:
     metrics = trainer.evaluate(rows(4))
     assert 0 < metrics["eval_loss"] < 10
     assert trainer.predict(rows(4)).predictions.shape == (4, 16, VOCABULARY)
+
+
+def test_label_smoothing_shifts_the_labels(tmp_path: Path) -> None:
+    """Trainer shifts them for the language models it knows; unshifted, a model learns to copy its input."""
+    torch.manual_seed(0)
+    config = MixerConfig(hidden_size=32, mixers={"a": {"mixer": "attention", "heads": 4}}, pattern="a", vocab_size=16)
+    model = MixerForCausalLM(config)
+    rows = torch.randint(16, (64, 12))
+    arguments = TrainingArguments(
+        str(tmp_path),
+        max_steps=60,
+        learning_rate=1e-2,
+        label_smoothing_factor=0.1,
+        report_to="none",
+        save_strategy="no",
+    )
+    Trainer(model, arguments, train_dataset=[{"input_ids": row, "labels": row} for row in rows]).train()
+    copied = (model(rows).logits.argmax(-1) == rows).float().mean()
+    assert copied < 0.3
+
+
+def test_generation_under_autocast() -> None:
+    """The cache is narrower than the parameters; it must be read as it was written."""
+    torch.manual_seed(0)
+    for name in ("attention", "ls_attention"):
+        config = MixerConfig(hidden_size=32, mixers={"a": {"mixer": name, "heads": 4}}, pattern="aa", vocab_size=16)
+        model = MixerForCausalLM(config).eval()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert model.generate(torch.randint(1, 16, (2, 5)), max_new_tokens=6, do_sample=False).shape == (2, 11)

@@ -243,6 +243,7 @@ def refused(recipe: ModuleType, monkeypatch: pytest.MonkeyPatch, arguments: list
         (["--data.test_bytes", "20"], ["test split", "expected at least one context of 32 tokens, found 20"]),
         (["--data.overlap", "32"], ["overlap: expected 1 to context - 1 = 31, found 32"]),
         (["--training.steps", "0"], ["steps: expected at least 1, found 0"]),
+        (["--training.trainer.learning_rate", "1"], ["trainer: expected keywords that have no field", "learning_rate"]),
         (["--training.batch_size", "0"], ["batch_size: expected a multiple of", "found 0"]),
         (["--training.schedule", "cosin"], ["cosin is not a valid SchedulerType", "cosine"]),
     ],
@@ -352,6 +353,54 @@ def test_interrupted_training_resumes_exactly(
     (run / "loss.png").unlink()
     recipe.main(arguments)
     assert (run / "loss.png").is_file()
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_killed_after_its_last_checkpoint(recipe: ModuleType, tiny: list[str], tmp_path: Path, schedule: str) -> None:
+    """Between the last checkpoint and the results: nothing is trained further, and the time is that of training."""
+    arguments = [*tiny, "--stacks", "{attention: a}", "--training.schedule", schedule]
+    recipe.main(arguments)
+    folder = tmp_path / "run" / "attention"
+    before, weights = metrics(tmp_path / "run" / "attention"), (folder / "model" / "model.safetensors").read_bytes()
+    (folder / "metrics.json").unlink()
+    (folder / "model" / "model.safetensors").unlink()
+    recipe.main(arguments)
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-4"]
+    assert (folder / "model" / "model.safetensors").read_bytes() == weights
+    after = metrics(folder)
+    assert after["metrics"]["bits_per_byte"] == before["metrics"]["bits_per_byte"]
+    assert after["metrics"]["train_seconds"] == pytest.approx(before["metrics"]["train_seconds"], rel=0.5)
+    assert after["sample"] == before["sample"]
+
+
+def test_fewer_places_than_a_sample_has_tokens(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
+    places = ["--model.position", "learned", "--model.max_position_embeddings", "32"]
+    recipe.main([*tiny, "--stacks", "{attention: a}", *places])
+    sample = metrics(tmp_path / "run" / "attention")["sample"]
+    assert sample.startswith("4")
+    assert 1 < len(sample.encode()) <= 3 * 32
+
+
+def test_bpe_baselines_are_over_tokens_too(recipe: ModuleType, tiny: list[str], tmp_path: Path, capsys: Any) -> None:
+    bpe = ["--data.tokenizer", "bpe", "--data.vocab_size", "300", "--stacks", "{attention: a}"]
+    recipe.main([*tiny, *bpe])
+    printed = capsys.readouterr().out
+    assert "bigram of tokens" in printed
+    assert "6-gram of bytes" in printed
+
+
+@pytest.mark.slow  # two processes that import torch
+def test_two_processes_train_as_one(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
+    arguments = [*tiny, "--stacks", "{attention: a}", "--model.dropout", "0.0"]
+    recipe.main([*arguments, "--output", str(tmp_path / "one")])
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(TRAIN), *arguments]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("sample of attention") == 1  # one process reports
+    one, two = (metrics(tmp_path / name / "attention")["metrics"] for name in ("one", "run"))
+    assert two["bits_per_byte"] == pytest.approx(one["bits_per_byte"], abs=1e-3)
 
 
 # ---- the published configs

@@ -1,10 +1,11 @@
 """What recipes share: configs, a thin Trainer, exact resume, scores and reports. Needs the extra `recipes`."""
 
 from tokenmix.training.config import parse_config
-from tokenmix.training.report import RunResult, plot_losses, plot_max_logits, print_table
+from tokenmix.training.report import RunResult, make_console, plot_losses, plot_max_logits, print_table
 from tokenmix.training.resume import claim_folder, last_complete_checkpoint, write_text
 from tokenmix.training.run import Trained, TrainingConfig, rows_per_device, train_or_resume
-from tokenmix.training.score import score_text
+from tokenmix.training.sample import write_sample
+from tokenmix.training.score import score_baselines, score_text
 from tokenmix.training.trainer import MixerTrainer
 
 __all__ = [
@@ -14,12 +15,15 @@ __all__ = [
     "TrainingConfig",
     "claim_folder",
     "last_complete_checkpoint",
+    "make_console",
     "parse_config",
     "plot_losses",
     "plot_max_logits",
     "print_table",
     "rows_per_device",
+    "score_baselines",
     "score_text",
     "train_or_resume",
+    "write_sample",
     "write_text",
 ]

@@ -37,14 +37,14 @@ def parse_config(cls: type[C], arguments: Sequence[str] | None = None, descripti
         parsed = parser.parse_args(plain)
         for path, value in deep:
             _set_deep(parsed, path, value)
-        config = parser.instantiate_classes(parsed)
+        config = parser.instantiate(parsed)
     except Exception as error:  # jsonargparse raises its own, argparse's and PyYAML's
         print(_usage_error(cls, str(error)), file=sys.stderr)
         raise SystemExit(2) from None
     settings = parsed.clone()
     settings.pop("config", None)
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(cls) if hasattr(config, f.name)}  # type: ignore[arg-type]  # a dataclass
-    return cls(**fields), parser.dump(settings, skip_none=False)
+    return cls(**fields), parser.dump(settings, skip_unset=False)
 
 
 def _usage_error(cls: type[Any], message: str) -> str:

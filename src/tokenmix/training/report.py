@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from tokenmix.training.resume import write_text
 
 
 @dataclass
@@ -29,59 +32,73 @@ class RunResult:
     history: list[dict[str, Any]] = field(default_factory=list)
     sample: str = ""
 
+    def write(self, path: Path) -> None:
+        """Keep it as JSON, whole or not at all."""
+        write_text(path, json.dumps(asdict(self), indent=2))
+
+    @classmethod
+    def read(cls, path: Path) -> RunResult | None:
+        """What `write` kept, or None."""
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
 
 def print_table(
     title: str,
     results: Sequence[RunResult],
     columns: Mapping[str, tuple[str, str]],
-    baselines: Mapping[str, float],
+    baselines: Mapping[str, Mapping[str, float]],
     console: Console | None = None,
 ) -> None:
-    """Print a row for each stack, and the baselines under the first column of numbers.
+    """Print a row for each baseline, then for each stack.
 
     Args:
         title: of the table.
         results: the stacks.
         columns: heading and format (such as ".3f") by key of the metrics, the score first.
-        baselines: score of each trivial model.
+        baselines: scores of each trivial model, by the same keys as far as they have them.
         console: where to print; default the terminal.
     """
     table = Table(title=title, title_justify="left")
     table.add_column("model")
     for heading, _ in columns.values():
         table.add_column(heading, justify="right")
-    score_format = next(iter(columns.values()))[1]
-    for name, value in baselines.items():
-        table.add_row(f"[dim]{name}[/dim]", f"[dim]{format(value, score_format)}[/dim]")
+    for name, scores in baselines.items():
+        cells = (format(scores[key], form) if key in scores else "" for key, (_, form) in columns.items())
+        table.add_row(name, *cells, style="dim")
     table.add_section()
     for result in results:
         table.add_row(result.name, *(format(result.metrics[key], form) for key, (_, form) in columns.items()))
     (console or Console()).print(table)
 
 
+def make_console() -> Console:
+    """The terminal, at least 100 columns wide, so that tables are whole in a file too."""
+    return Console(width=max(100, Console().width))
+
+
 def plot_losses(
     path: str | os.PathLike[str],
     results: Sequence[RunResult],
     baselines: Mapping[str, float],
-    unit: str = "bits per byte",
+    bytes_per_token: float = 1.0,
 ) -> None:
     """Draw the training loss of each stack against steps, with the baselines as dashed lines.
 
     Args:
         path: PNG to write.
-        results: the stacks, with their history (losses in nats).
-        baselines: horizontal lines, in bits.
-        unit: label of the vertical axis.
+        results: the stacks, with their history (losses in nats a token).
+        baselines: horizontal lines, in bits a byte.
+        bytes_per_token: of the training text.
     """
     figure, (axes,) = _figure()
     for result in results:
         lines = [line for line in result.history if "loss" in line]
-        bits = [line["loss"] / math.log(2) for line in lines]
+        bits = [line["loss"] / math.log(2) / bytes_per_token for line in lines]
         axes.plot([line["step"] for line in lines], bits, label=result.name, linewidth=1.2)
     for name, value in baselines.items():
         axes.axhline(value, color="0.6", linestyle="--", linewidth=0.8)
         axes.annotate(name, (1.0, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.4")
-    axes.set(xlabel="step", ylabel=f"training loss ({unit})")
+    axes.set(xlabel="step", ylabel="training loss (bits per byte)")
     axes.legend()
     figure.savefig(Path(path), dpi=120)
 

@@ -57,7 +57,7 @@ def claim_folder(folder: str | os.PathLike[str], config: str, name: str = "confi
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all, so that a kill leaves no half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainerState, TrainingArguments
 
 from tokenmix.training.resume import last_complete_checkpoint
 from tokenmix.training.trainer import MixerTrainer
+
+_OVERRIDABLE = {"max_steps", "report_to", "use_cpu", "dataloader_pin_memory"}  # without a field in TrainingConfig
 
 
 @dataclass
@@ -54,6 +55,11 @@ class TrainingConfig:
         if self.steps < 1:
             raise ValueError(f"steps: expected at least 1, found {self.steps}; for epochs set trainer.max_steps to -1")
         processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if processes == 1 and torch.cuda.device_count() > 1:
+            raise ValueError(
+                f"batch_size: one process sees {torch.cuda.device_count()} GPUs, which the Trainer would give "
+                f"{self.batch_size} rows each; start with torchrun --nproc_per_node, or set CUDA_VISIBLE_DEVICES to one"
+            )
         options = {
             "output_dir": str(folder),
             "max_steps": self.steps,
@@ -74,6 +80,9 @@ class TrainingConfig:
             "dataloader_pin_memory": torch.cuda.is_available(),
             "report_to": "none",
         }
+        taken = sorted(set(self.trainer) & set(options) - _OVERRIDABLE)
+        if taken:
+            raise ValueError(f"trainer: expected keywords that have no field of their own, found {', '.join(taken)}")
         return TrainingArguments(**{**options, **self.trainer})
 
 
@@ -83,17 +92,17 @@ class Trained:
 
     Args:
         history: the Trainer's log from the first step on, a dict a line.
-        seconds: wall time of this process's part.
-        steps: updates in this process's part.
+        steps: updates of the weights.
+        seconds: time in training, over all starts; what a kill threw away is not counted.
     """
 
     history: list[dict[str, Any]]
-    seconds: float
     steps: int
+    seconds: float
 
 
 def train_or_resume(
-    model: nn.Module, config: TrainingConfig, folder: str | os.PathLike[str], **options: Any
+    model: PreTrainedModel, config: TrainingConfig, folder: str | os.PathLike[str], **options: Any
 ) -> Trained:
     """Train, from the folder's last whole checkpoint if there is one; the result is bit for bit the same.
 
@@ -106,14 +115,25 @@ def train_or_resume(
     Returns:
         The log and the time; the model is trained in place.
     """
-    checkpoint = last_complete_checkpoint(Path(folder))
-    trainer = MixerTrainer(model=model, args=config.arguments(folder), **options)
-    before = time.perf_counter()
+    arguments = config.arguments(folder)
+    with arguments.main_process_first(desc="looking for a checkpoint"):
+        checkpoint = last_complete_checkpoint(Path(folder))
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state.global_step >= state.max_steps:  # killed after its end; the Trainer would train one step more
+            weights = type(model).from_pretrained(checkpoint).state_dict()
+            model.load_state_dict(weights)
+            torch.nn.Module.to(model, arguments.device)
+            return _trained(state)
+    trainer = MixerTrainer(model=model, args=arguments, **options)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    seconds = time.perf_counter() - before
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)  # no autocast after training
-    done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
-    return Trained(trainer.state.log_history, seconds, trainer.state.global_step - done)
+    return _trained(trainer.state)
+
+
+def _trained(state: TrainerState) -> Trained:
+    seconds = [line["seconds"] for line in state.log_history if "seconds" in line]
+    return Trained(state.log_history, state.global_step, seconds[-1] if seconds else math.nan)
 
 
 def rows_per_device(batch_size: int, accumulation: int, processes: int) -> int:

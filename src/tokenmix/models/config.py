@@ -38,7 +38,8 @@ class MixerConfig(PreTrainedConfig):
         dropout, mixer_dropout: share of features dropped in training, after every branch or after the mixers
             alone (default: the same).
         initializer_range: standard deviation of linear layers and embeddings outside the mixers, which draw
-            their own parameters as published.
+            their own parameters as published; default hidden_size ** -0.5, which is GPT-2's 0.02 at width 2,500
+            and larger below, where 0.02 trains far more slowly.
         rescale_residual: start the last projection of each branch divided by the square root of the number of
             branches, as GPT-2 and mamba_ssm do.
         tie_word_embeddings: whether the output layer is the embedding.
@@ -76,7 +77,7 @@ class MixerConfig(PreTrainedConfig):
     max_position_embeddings: int | None = None
     dropout: float | int = 0.0
     mixer_dropout: float | int | None = None
-    initializer_range: float = 0.02
+    initializer_range: float | None = None
     rescale_residual: bool = True
     tie_word_embeddings: bool = True
     use_cache: bool = True
@@ -89,6 +90,8 @@ class MixerConfig(PreTrainedConfig):
         for name in ("vocab_size", "hidden_size", "intermediate_size"):
             if name != "intermediate_size" or self.intermediate_size is not None:
                 check_positive(name, getattr(self, name))
+        if self.initializer_range is None:
+            self.initializer_range = self.hidden_size**-0.5
         if self.initializer_range <= 0:
             raise ValueError(f"initializer_range: expected a positive number, found {self.initializer_range}")
         if self.position not in ("none", "learned"):

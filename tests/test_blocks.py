@@ -138,6 +138,7 @@ def test_hidden_states_are_in_the_callers_order(hybrid):
         (lambda: Stack(32, MIXERS, ""), "pattern: expected at least one letter"),
         (lambda: Stack(32, MIXERS, "msx"), r"pattern: expected letters of mixers \['a', 'm', 's'\], found \['x'\]"),
         (lambda: Stack(32, MIXERS, "ms"), r"mixers: \['a'\] named but not used"),
+        (lambda: Stack(32, MIXERS, "msa", layers=2), "pattern: expected at most layers=2 letters, found 3 in 'msa'"),
         (lambda: resolve_pattern("a", {"a": {}}, layers=0), "layers: expected a positive integer, found 0"),
         (lambda: Stack(32, MIXERS, "msa", norm="batchnorm"), "norm: expected one of .*, found 'batchnorm'"),
         (lambda: Stack(32, MIXERS, "msa", feed_forward="relu"), "feed_forward: expected one of .*, found 'relu'"),

@@ -282,6 +282,8 @@ def resolve_pattern(pattern: str, mixers: Mapping[str, Any], layers: int | None 
         raise ValueError(f"pattern: expected letters of mixers {sorted(mixers)}, found {missing} in {pattern!r}")
     if layers is not None:
         check_positive("layers", layers)
+        if layers < len(pattern):
+            raise ValueError(f"pattern: expected at most layers={layers} letters, found {len(pattern)} in {pattern!r}")
     letters = (pattern * -(-(layers or len(pattern)) // len(pattern)))[: layers or len(pattern)]
     unused = sorted(set(mixers) - set(letters))
     if unused:

@@ -50,7 +50,7 @@ class TokenBlocks(Dataset[dict[str, Tensor]]):
         >>> [block["input_ids"].tolist() for block in blocks]
         [[0, 1, 2, 3], [2, 3, 4, 5]]
         >>> [block["labels"].tolist() for block in blocks]
-        [[0, 1, 2, 3], [-100, -100, 4, 5]]
+        [[-100, 1, 2, 3], [-100, -100, 4, 5]]
         >>> blocks.scored_tokens
         5
     """

@@ -24,6 +24,7 @@ class Attention(HeadGroupAttention):
         ValueError: heads that do not divide dim, or kv_heads that do not divide heads.
 
     Example:
+        >>> import torch
         >>> Attention(32, heads=4, kv_heads=2)(torch.zeros(1, 5, 32)).shape
         torch.Size([1, 5, 32])
 

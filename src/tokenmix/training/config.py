@@ -101,13 +101,8 @@ def known_keys(cls: type[Any], prefix: str = "") -> list[str]:
     """Dotted names of all fields of a dataclass tree.
 
     Example:
-        >>> @dataclasses.dataclass
-        ... class Inner:
-        ...     steps: int = 1
-        >>> @dataclasses.dataclass
-        ... class Outer:
-        ...     training: Inner
-        >>> known_keys(Outer)
+        >>> inner = dataclasses.make_dataclass("Inner", [("steps", int)])
+        >>> known_keys(dataclasses.make_dataclass("Outer", [("training", inner)]))
         ['training', 'training.steps']
     """
     import typing

@@ -256,7 +256,7 @@ def chunk_places(length: int, layout: Layout, state: MixerState | None, device: 
         index = torch.arange(length, device=device if state is None else state.place.device)
         return index[None] if state is None else index + state.place[:, None]
     index = torch.arange(length, device=layout.segments.device).expand(layout.segments.shape)
-    starts = document_starts(layout) if state is None else state.starts(layout)
+    starts = document_starts(layout, state)
     if starts is None:
         return index
     first = torch.where(starts, index, -1).cummax(dim=1).values  # -1: the document began in an earlier chunk
@@ -264,8 +264,13 @@ def chunk_places(length: int, layout: Layout, state: MixerState | None, device: 
     return torch.where(first >= 0, index - first, index + carried)
 
 
-def document_starts(layout: Layout) -> Tensor | None:
-    """(B, L) bool: first tokens of the documents of an aligned layout without a state; None for one document a row."""
+def document_starts(layout: Layout, state: MixerState | None = None) -> Tensor | None:
+    """(B, L) bool: first tokens of the documents of an aligned layout; None for one document a row.
+
+    With a state, a chunk that goes on with the state's document does not start one.
+    """
+    if state is not None:
+        return state.starts(layout)
     if layout.segments is None:
         return None
     segments = layout.segments

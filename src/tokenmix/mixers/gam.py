@@ -118,7 +118,7 @@ class GAM(TokenMixer):
 
     def mix(self, x: Tensor, layout: Layout, state: MixerState | None) -> Tensor:
         """See `TokenMixer.mix`."""
-        starts = document_starts(layout) if state is None else state.starts(layout)
+        starts = document_starts(layout, state)
         parts = []
         if self.local:
             parts.append(self._convolve(x, starts, layout, state))

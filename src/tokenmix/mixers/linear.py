@@ -93,7 +93,7 @@ class LinearAttention(TokenMixer):
             phi(k),
             v,
             causal=self.is_causal,
-            starts=document_starts(layout) if state is None else state.starts(layout),
+            starts=document_starts(layout, state),
             mask=layout.mask,
             state=None if state is None else state.get("sums"),
         )

@@ -98,7 +98,7 @@ class Mamba(TokenMixer):
 
     def mix(self, x: Tensor, layout: Layout, state: MixerState | None) -> Tensor:
         """See `TokenMixer.mix`."""
-        starts = document_starts(layout) if state is None else state.starts(layout)
+        starts = document_starts(layout, state)
         inner, gate = self.in_proj(x).chunk(2, dim=-1)  # (B, L, inner)
         before = None if state is None else state.recent("conv").to(inner.dtype)
         if state is not None:

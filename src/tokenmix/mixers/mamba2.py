@@ -141,7 +141,7 @@ class Mamba2(TokenMixer):
 
     def mix(self, x: Tensor, layout: Layout, state: MixerState | None) -> Tensor:
         """See `TokenMixer.mix`."""
-        starts = document_starts(layout) if state is None else state.starts(layout)
+        starts = document_starts(layout, state)
         z, inner, dt = self.in_proj(x).split([self.inner, self.conv_width, self.heads], dim=-1)
         before = None if state is None else state.recent("conv").to(inner.dtype)
         if state is not None:

@@ -153,6 +153,22 @@ def test_bpe_packed_files(recipe: ModuleType, tiny: list[str], tmp_path: Path) -
     assert test.scored_bytes == size
 
 
+def test_fewer_places_than_a_sample_has_tokens(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
+    places = ["--model.position", "learned", "--model.max_position_embeddings", "32"]
+    recipe.main([*tiny, "--stacks", "{attention: a}", *places])
+    sample = metrics(tmp_path / "run" / "attention")["sample"]
+    assert sample.startswith("4")
+    assert 1 < len(sample.encode()) <= 3 * 32
+
+
+def test_bpe_baselines_are_over_tokens_too(recipe: ModuleType, tiny: list[str], tmp_path: Path, capsys: Any) -> None:
+    bpe = ["--data.tokenizer", "bpe", "--data.vocab_size", "300", "--stacks", "{attention: a}"]
+    recipe.main([*tiny, *bpe])
+    printed = capsys.readouterr().out
+    assert "bigram of tokens" in printed
+    assert "6-gram of bytes" in printed
+
+
 # ---- mistakes of a user
 
 

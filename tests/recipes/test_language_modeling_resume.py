@@ -102,22 +102,6 @@ def test_killed_after_its_last_checkpoint(recipe: ModuleType, tiny: list[str], t
     assert after["sample"] == before["sample"]
 
 
-def test_fewer_places_than_a_sample_has_tokens(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
-    places = ["--model.position", "learned", "--model.max_position_embeddings", "32"]
-    recipe.main([*tiny, "--stacks", "{attention: a}", *places])
-    sample = metrics(tmp_path / "run" / "attention")["sample"]
-    assert sample.startswith("4")
-    assert 1 < len(sample.encode()) <= 3 * 32
-
-
-def test_bpe_baselines_are_over_tokens_too(recipe: ModuleType, tiny: list[str], tmp_path: Path, capsys: Any) -> None:
-    bpe = ["--data.tokenizer", "bpe", "--data.vocab_size", "300", "--stacks", "{attention: a}"]
-    recipe.main([*tiny, *bpe])
-    printed = capsys.readouterr().out
-    assert "bigram of tokens" in printed
-    assert "6-gram of bytes" in printed
-
-
 @pytest.mark.slow  # two processes that import torch
 def test_two_processes_train_as_one(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
     arguments = [*tiny, "--stacks", "{attention: a}", "--model.dropout", "0.0"]

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from tokenmix.attention_weights import AttentionShape, AttentionWeights
 from tokenmix.layout import Layout, put_tokens, take_tokens
 from tokenmix.state import MixerState
 
@@ -143,6 +144,15 @@ class TokenMixer(nn.Module):
     def reset_parameters(self) -> None:
         """Draw the parameters anew, as published."""
 
+    @classmethod
+    def options_like(cls, attention: AttentionShape) -> dict[str, Any]:
+        """Constructor options that fit the mixer to the attention it takes the place of; explicit ones go before."""
+        return {"causal": attention.causal} if cls.causal == "optional" else {}
+
+    def take_attention(self, weights: AttentionWeights) -> tuple[str, ...]:
+        """Copy the weights of the attention it takes the place of, and say which ("q", "k", "v", "o") found one here."""
+        return ()
+
     def _check(self, x: Tensor, layout: Layout | None, state: MixerState | None) -> Layout:
         who = type(self).__name__
         if not isinstance(x, Tensor) or not x.is_floating_point():
@@ -186,6 +196,14 @@ def set_parameter(parameter: nn.Parameter, value: Tensor) -> None:
     if not getattr(parameter, "_is_hf_initialized", False):
         with torch.no_grad():
             parameter.copy_(value)
+
+
+@torch.no_grad()
+def copy_linear(linear: nn.Linear, weight: Tensor, bias: Tensor | None = None) -> None:
+    """Set a linear layer to a matrix and a bias; a layer with a bias gets zeros where none is given."""
+    linear.weight.copy_(weight)
+    if linear.bias is not None:
+        linear.bias.zero_() if bias is None else linear.bias.copy_(bias)
 
 
 def check_divides(name: str, value: int, of_name: str, of: int) -> None:

@@ -199,7 +199,11 @@ def test_presets_are_the_authors_settings():
         ("sliding_window", {"heads": 4, "window": 0}, "window: expected a positive integer, found 0"),
         ("sliding_window", {"heads": 4, "window": 2.5}, "window: expected a positive integer, found 2.5"),
         ("ls_attention", {"heads": 4, "long_heads": 5}, "long_heads: expected 0 to heads=4, found 5"),
-        ("ls_attention", {"heads": 4, "kv_heads": 2}, "kv_heads: not an argument of mixer 'ls_attention'"),
+        (
+            "ls_attention",
+            {"heads": 4, "kv_heads": 2, "long_heads": 1},
+            "kv_heads: expected head groups that are multiples of heads / kv_heads = 2",
+        ),
     ],
 )
 def test_mistakes_are_named(name, options, message):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from tokenmix.mixer import check_positive, register_mixer
+from tokenmix.attention_weights import AttentionShape
+from tokenmix.mixer import check_divides, check_positive, register_mixer
 from tokenmix.mixers.heads import HeadGroup, HeadGroupAttention
 
 
@@ -18,7 +20,8 @@ class Attention(HeadGroupAttention):
         dim: width of the features.
         heads: H, number of query heads.
         kv_heads: number of key and value heads; fewer than `heads` is grouped-query attention.
-        head_dim, causal, rope, rope_base, bias, monitor: see `HeadGroupAttention`.
+        head_dim, causal, rope, rope_base, rope_frequencies, rope_scale, qk_norm, norm_eps, bias, monitor: see
+            `HeadGroupAttention`.
 
     Raises:
         ValueError: heads that do not divide dim, or kv_heads that do not divide heads.
@@ -46,6 +49,10 @@ class Attention(HeadGroupAttention):
         causal: bool = True,
         rope: bool = False,
         rope_base: float = 10000.0,
+        rope_frequencies: Sequence[float] | None = None,
+        rope_scale: float = 1.0,
+        qk_norm: bool = False,
+        norm_eps: float = 1e-6,
         bias: bool = False,
         monitor: bool = False,
     ) -> None:
@@ -58,6 +65,10 @@ class Attention(HeadGroupAttention):
             causal=causal,
             rope=rope,
             rope_base=rope_base,
+            rope_frequencies=rope_frequencies,
+            rope_scale=rope_scale,
+            qk_norm=qk_norm,
+            norm_eps=norm_eps,
             bias=bias,
             monitor=monitor,
         )
@@ -73,7 +84,8 @@ class SlidingWindow(HeadGroupAttention):
         dim: width of the features.
         heads: number of query heads.
         window: w, keys that a query sees on a side, itself included.
-        kv_heads, head_dim, causal, rope, rope_base, bias, monitor: see `HeadGroupAttention`.
+        kv_heads, head_dim, causal, rope, rope_base, rope_frequencies, rope_scale, qk_norm, norm_eps, bias, monitor: see
+            `HeadGroupAttention`.
 
     Raises:
         ValueError: a window below 1, or heads that do not divide.
@@ -100,6 +112,10 @@ class SlidingWindow(HeadGroupAttention):
         causal: bool = True,
         rope: bool = False,
         rope_base: float = 10000.0,
+        rope_frequencies: Sequence[float] | None = None,
+        rope_scale: float = 1.0,
+        qk_norm: bool = False,
+        norm_eps: float = 1e-6,
         bias: bool = False,
         monitor: bool = False,
     ) -> None:
@@ -113,10 +129,20 @@ class SlidingWindow(HeadGroupAttention):
             causal=causal,
             rope=rope,
             rope_base=rope_base,
+            rope_frequencies=rope_frequencies,
+            rope_scale=rope_scale,
+            qk_norm=qk_norm,
+            norm_eps=norm_eps,
             bias=bias,
             monitor=monitor,
         )
         self.window = window
+
+    @classmethod
+    def options_like(cls, attention: AttentionShape) -> dict[str, Any]:
+        """Its heads, positions and norms, and its window where it has one."""
+        window = {} if attention.window is None else {"window": attention.window}
+        return super().options_like(attention) | window
 
 
 @register_mixer("ls_attention")
@@ -134,9 +160,11 @@ class LSAttention(HeadGroupAttention):
     Args:
         dim: width of the features.
         heads: H, all heads.
-        long_heads: heads without a window; default max(1, heads // 6).
+        long_heads: heads without a window; default max(1, heads // 6), in whole groups of queries.
         window: w, keys that a short head sees, itself included.
-        head_dim, causal, rope, rope_base, bias, monitor: see `HeadGroupAttention`.
+        kv_heads: number of key and value heads; short and long heads must be whole groups of queries.
+        head_dim, causal, rope, rope_base, rope_frequencies, rope_scale, qk_norm, norm_eps, bias, monitor: see
+            `HeadGroupAttention`.
 
     Raises:
         ValueError: more long heads than heads, a window below 1, or heads that do not divide dim.
@@ -165,26 +193,40 @@ class LSAttention(HeadGroupAttention):
         *,
         long_heads: int | None = None,
         window: int = 64,
+        kv_heads: int | None = None,
         head_dim: int | None = None,
         causal: bool = True,
         rope: bool = False,
         rope_base: float = 10000.0,
+        rope_frequencies: Sequence[float] | None = None,
+        rope_scale: float = 1.0,
+        qk_norm: bool = False,
+        norm_eps: float = 1e-6,
         bias: bool = False,
         monitor: bool = False,
     ) -> None:
         check_positive("heads", heads)
         check_positive("window", window)
+        queries = 1  # a key head
+        if kv_heads is not None:
+            check_divides("kv_heads", kv_heads, "heads", heads)
+            queries = heads // kv_heads
         if long_heads is None:
-            long_heads = max(1, heads // 6)
+            long_heads = queries * max(1, heads // queries // 6)
         if not 0 <= long_heads <= heads:
             raise ValueError(f"long_heads: expected 0 to heads={heads}, found {long_heads}")
         super().__init__(
             dim,
             [HeadGroup(heads - long_heads, window), HeadGroup(long_heads, None)],
+            kv_heads=kv_heads,
             head_dim=head_dim,
             causal=causal,
             rope=rope,
             rope_base=rope_base,
+            rope_frequencies=rope_frequencies,
+            rope_scale=rope_scale,
+            qk_norm=qk_norm,
+            norm_eps=norm_eps,
             bias=bias,
             monitor=monitor,
         )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from tokenmix.attention_weights import AttentionShape, AttentionWeights
 from tokenmix.layout import Layout
-from tokenmix.mixer import TokenMixer, check_divides, check_positive
+from tokenmix.mixer import TokenMixer, check_divides, check_positive, copy_linear
 from tokenmix.mixers.logits import max_logits
 from tokenmix.mixers.reach import interval_reach
-from tokenmix.mixers.rotary import rotate
+from tokenmix.mixers.rotary import check_rope, rotate
 from tokenmix.ops.attend import attend
 from tokenmix.ops.sources import Band, Full, HeadSplit, Span
 from tokenmix.state import MixerState, chunk_places
@@ -33,11 +36,16 @@ class HeadGroupAttention(TokenMixer):
     Args:
         dim: width of the features.
         groups: the head groups, in order.
-        kv_heads: number of key and value heads (grouped-query attention); needs a single group.
+        kv_heads: number of key and value heads (grouped-query attention); each head group is whole groups of queries.
         head_dim: e, width of a head; default dim / heads.
         causal: read only the past.
         rope: rotary positions on queries and keys.
         rope_base: base of the rotary frequencies.
+        rope_frequencies: angles a place instead of those of `rope_base`, for the first pairs of features (scaled or
+            partial rotary positions of published models).
+        rope_scale: factor of rotated queries and keys.
+        qk_norm: RMS norm of each head's queries and keys, before they are rotated.
+        norm_eps: added to the variance there.
         bias: biases on the projections.
         monitor: keep the largest |q.k| / sqrt(e) of each head of the last call without a state in `max_logit`
             (heads,).
@@ -60,6 +68,10 @@ class HeadGroupAttention(TokenMixer):
         causal: bool = True,
         rope: bool = False,
         rope_base: float = 10000.0,
+        rope_frequencies: Sequence[float] | None = None,
+        rope_scale: float = 1.0,
+        qk_norm: bool = False,
+        norm_eps: float = 1e-6,
         bias: bool = False,
         monitor: bool = False,
     ) -> None:
@@ -71,23 +83,28 @@ class HeadGroupAttention(TokenMixer):
         check_positive("head_dim", head_dim)
         if kv_heads is None:
             kv_heads = heads
-        elif len(groups) > 1:
-            raise ValueError(f"kv_heads: expected None with several head groups, found {kv_heads}")
         check_divides("kv_heads", kv_heads, "heads", heads)
-        if rope and head_dim % 2:
-            raise ValueError(f"rope: expected an even head_dim, found head_dim={head_dim}")
-        if rope_base <= 0:
-            raise ValueError(f"rope_base: expected a positive number, found {rope_base}")
+        if any(group.heads % (heads // kv_heads) for group in groups):
+            raise ValueError(
+                f"kv_heads: expected head groups that are multiples of heads / kv_heads = {heads // kv_heads}, found "
+                f"{[group.heads for group in groups]}"
+            )
+        check_rope(rope, rope_base, rope_frequencies, head_dim)
+        if norm_eps <= 0:
+            raise ValueError(f"norm_eps: expected a positive number, found {norm_eps}")
         for group in groups:
             if group.window is not None:
                 check_positive("window", group.window)
         self.groups = [group for group in groups if group.heads]
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
-        self.rope, self.rope_base, self.monitor = rope, rope_base, monitor
+        self.rope, self.rope_base, self.rope_scale, self.monitor = rope, rope_base, rope_scale, monitor
+        self.rope_frequencies = None if rope_frequencies is None else tuple(rope_frequencies)
         self.q_proj = nn.Linear(dim, heads * head_dim, bias=bias)
         self.k_proj = nn.Linear(dim, self.kv_heads * head_dim, bias=bias)
         self.v_proj = nn.Linear(dim, self.kv_heads * head_dim, bias=bias)
         self.o_proj = nn.Linear(heads * head_dim, dim, bias=bias)
+        self.q_norm = nn.RMSNorm(head_dim, eps=norm_eps) if qk_norm else None
+        self.k_norm = nn.RMSNorm(head_dim, eps=norm_eps) if qk_norm else None
         self.max_logit: Tensor | None = None
         windows = [group.window for group in self.groups]
         self.cost = "L^2" if None in windows else "L*w"
@@ -95,20 +112,63 @@ class HeadGroupAttention(TokenMixer):
         self.equivariance = () if self.ordered else ("permutation",)
 
     def reset_parameters(self) -> None:
-        """Draw the projections as `torch.nn.Linear` does."""
+        """Draw the projections as `torch.nn.Linear` does; norms start at 1."""
         for projection in (self.q_proj, self.k_proj, self.v_proj, self.o_proj):
             projection.reset_parameters()
+        for norm in (self.q_norm, self.k_norm):
+            if norm is not None:
+                norm.reset_parameters()
+
+    @classmethod
+    def options_like(cls, attention: AttentionShape) -> dict[str, Any]:
+        """Its heads, positions and norms."""
+        options: dict[str, Any] = {
+            "heads": attention.heads,
+            "head_dim": attention.head_dim,
+            "causal": attention.causal,
+            "bias": attention.bias,
+        }
+        if attention.kv_heads != attention.heads:
+            options["kv_heads"] = attention.kv_heads
+        if attention.rope_frequencies is not None:
+            options |= {"rope": True, "rope_frequencies": list(attention.rope_frequencies)}
+            if attention.rope_scale != 1:
+                options["rope_scale"] = attention.rope_scale
+        if attention.qk_norm_eps is not None:
+            options |= {"qk_norm": True, "norm_eps": attention.qk_norm_eps}
+        return options
+
+    @torch.no_grad()
+    def take_attention(self, weights: AttentionWeights) -> tuple[str, ...]:
+        """All of it, for as many heads of the same width."""
+        shape = weights.shape
+        if (self.heads, self.head_dim) != (shape.heads, shape.head_dim):
+            return ()
+        if self.kv_heads != shape.kv_heads:
+            weights = weights.repeated()
+            if self.kv_heads != weights.shape.kv_heads:
+                return ()
+        for name, norm in (("q", self.q_norm), ("k", self.k_norm)):
+            published = getattr(weights, f"{name}_norm")
+            if norm is not None and published is not None:
+                norm.weight.copy_(published)
+        for name in ("q", "k", "v", "o"):
+            copy_linear(getattr(self, f"{name}_proj"), getattr(weights, name), getattr(weights, f"{name}_bias"))
+        return ("q", "k", "v", "o")
 
     def mix(self, x: Tensor, layout: Layout, state: MixerState | None) -> Tensor:
         """See `TokenMixer.mix`."""
         q = self._split(self.q_proj(x))
         k = self._split(self.k_proj(x))
         v = self._split(self.v_proj(x))  # (B, heads, L, e)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
         if self.rope:
             positions = layout.positions
             if positions is None:
                 positions = chunk_places(x.shape[1], layout, state, x.device)
-            q, k = rotate(q, positions, self.rope_base), rotate(k, positions, self.rope_base)
+            turn = partial(rotate, frequencies=self.rope_frequencies, scale=self.rope_scale)
+            q, k = turn(q, positions, self.rope_base), turn(k, positions, self.rope_base)
         self.max_logit = None
         if state is None:
             y = self._attend(q, k, v, layout)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenmix.attention_weights import AttentionShape, AttentionWeights
 from tokenmix.layout import Layout
-from tokenmix.mixer import TokenMixer, check_divides, check_positive, register_mixer
+from tokenmix.mixer import TokenMixer, check_divides, check_positive, copy_linear, register_mixer
 from tokenmix.mixers.reach import interval_reach
 from tokenmix.ops.chunked_scan import linear_attention
 from tokenmix.state import MixerState, document_starts
@@ -83,6 +84,25 @@ class LinearAttention(TokenMixer):
         """Draw the projections as `torch.nn.Linear` does."""
         for projection in (self.q_proj, self.k_proj, self.v_proj, self.o_proj):
             projection.reset_parameters()
+
+    @classmethod
+    def options_like(cls, attention: AttentionShape) -> dict[str, Any]:
+        """Its heads."""
+        return {
+            "heads": attention.heads,
+            "head_dim": attention.head_dim,
+            "causal": attention.causal,
+            "bias": attention.bias,
+        }
+
+    def take_attention(self, weights: AttentionWeights) -> tuple[str, ...]:
+        """All of it but rotary positions, for as many heads of the same width."""
+        if (self.heads, self.head_dim) != (weights.shape.heads, weights.shape.head_dim):
+            return ()
+        weights = weights.repeated()
+        for name in ("q", "k", "v", "o"):
+            copy_linear(getattr(self, f"{name}_proj"), getattr(weights, name), getattr(weights, f"{name}_bias"))
+        return ("q", "k", "v", "o")
 
     def mix(self, x: Tensor, layout: Layout, state: MixerState | None) -> Tensor:
         """See `TokenMixer.mix`."""

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenmix.attention_weights import AttentionWeights
 from tokenmix.layout import Layout
 from tokenmix.mixer import TokenMixer, check_positive, register_mixer, set_parameter
 from tokenmix.mixers.reach import interval_reach
@@ -95,6 +96,25 @@ class Mamba(TokenMixer):
         states = torch.arange(1, self.state_size + 1, dtype=torch.float32, device=self.D.device)
         set_parameter(self.A_log, states.log().expand(self.inner, -1))
         nn.init.ones_(self.D)
+
+    @torch.no_grad()
+    def take_attention(self, weights: AttentionWeights) -> tuple[str, ...]:
+        """v and o, for the first channels, whose convolution starts as the identity; q and k have no place."""
+        weights = weights.repeated()
+        channels = weights.v.shape[0]
+        if channels > self.inner:
+            return ()
+        self.in_proj.weight[:channels].copy_(weights.v)
+        if self.in_proj.bias is not None and weights.v_bias is not None:
+            self.in_proj.bias[:channels].copy_(weights.v_bias)
+        self.conv1d.weight[:channels] = 0
+        self.conv1d.weight[:channels, :, -1] = 1
+        if self.conv1d.bias is not None:
+            self.conv1d.bias[:channels] = 0
+        self.out_proj.weight[:, :channels].copy_(weights.o)
+        if self.out_proj.bias is not None and weights.o_bias is not None:
+            self.out_proj.bias.copy_(weights.o_bias)
+        return ("v", "o")
 
     def mix(self, x: Tensor, layout: Layout, state: MixerState | None) -> Tensor:
         """See `TokenMixer.mix`."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenmix.attention_weights import AttentionShape, AttentionWeights
 from tokenmix.layout import Layout
-from tokenmix.mixer import TokenMixer, check_divides, check_positive, register_mixer, set_parameter
+from tokenmix.mixer import TokenMixer, check_divides, check_positive, copy_linear, register_mixer, set_parameter
 from tokenmix.mixers.mamba import check_dt_range, draw_dt_bias
 from tokenmix.mixers.reach import interval_reach
 from tokenmix.ops.chunked_scan import ssd
@@ -138,6 +141,44 @@ class Mamba2(TokenMixer):
         set_parameter(self.A_log, torch.empty(self.heads, device=device).uniform_(1, 16).log())
         nn.init.ones_(self.D)
         nn.init.ones_(self.norm.weight)
+
+    @classmethod
+    def options_like(cls, attention: AttentionShape) -> dict[str, Any]:
+        """A state of head_dim x head_dim a head, so that C, B and x have the places of q, k and v."""
+        expand, rest = divmod(attention.heads * attention.head_dim, attention.dim)
+        if rest:
+            return {}
+        sizes = {"head_dim": attention.head_dim, "state_size": attention.head_dim}
+        return {**sizes, "groups": attention.heads, "expand": expand}
+
+    @torch.no_grad()
+    def take_attention(self, weights: AttentionWeights) -> tuple[str, ...]:
+        """q, k and v become C, B and x, and the convolution starts as the identity; o becomes the output projection.
+
+        Without decay, gate, norm and SiLU this is linear attention with the attention's weights; with them it is a
+        start from which distillation goes on.
+
+        Source: Wang et al. 2024, "The Mamba in the Llama", arXiv 2408.15237, section 2.
+        """
+        weights, shape = weights.repeated(), weights.shape
+        if (self.heads, self.head_dim, self.state_size) != (shape.heads, shape.head_dim, shape.head_dim):
+            return ()
+        if self.groups != self.heads:
+            return ()
+        sizes = [self.inner, self.inner, self.inner, self.inner, self.heads]  # z, x, B, C, dt
+        _, x, b, c, _ = self.in_proj.weight.split(sizes)
+        x.copy_(weights.v)
+        b.copy_(weights.k)
+        c.copy_(weights.q)
+        if self.in_proj.bias is not None:
+            _, *places, _ = self.in_proj.bias.split(sizes)
+            for place, bias in zip(places, (weights.v_bias, weights.k_bias, weights.q_bias), strict=True):
+                place.zero_() if bias is None else place.copy_(bias)
+        self.conv1d.weight.zero_()[:, :, -1] = 1
+        if self.conv1d.bias is not None:
+            self.conv1d.bias.zero_()
+        copy_linear(self.out_proj, weights.o, weights.o_bias)
+        return ("q", "k", "v", "o")
 
     def mix(self, x: Tensor, layout: Layout, state: MixerState | None) -> Tensor:
         """See `TokenMixer.mix`."""

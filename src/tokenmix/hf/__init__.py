@@ -1,0 +1,12 @@
+"""Plugging mixers into Hugging Face: swapping the attention of pretrained models.
+
+Importing this registers swapped models with transformers' Auto classes, so that their checkpoints load.
+"""
+
+from tokenmix.hf.adapter import MixerAttention
+from tokenmix.hf.classes import register_configs
+from tokenmix.hf.swap import carried_weights, lora_targets, swap_mixers, swapped_mixers
+
+register_configs()
+
+__all__ = ["MixerAttention", "carried_weights", "lora_targets", "swap_mixers", "swapped_mixers"]

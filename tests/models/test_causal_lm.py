@@ -59,7 +59,7 @@ def test_places_that_are_given_count() -> None:
     model = build("mamba", position="learned", max_position_embeddings=9)
     ids, places = tokens(2, 3), torch.tensor([[4, 6, 8]])
     found = model(ids, attention_mask=torch.ones(2, 3), position_ids=places).logits
-    x = model.embed_tokens(ids) + model.embed_positions(places)
+    x = model.model.embed_tokens(ids) + model.model.embed_positions(places)
     assert_close(found, model.lm_head(model.stack(x)), 1e-6)
     rotary = build("attention")
     found = rotary(ids, attention_mask=torch.ones(2, 3), position_ids=torch.tensor([[0, 5, 6]])).logits
@@ -107,11 +107,11 @@ def test_outputs_that_are_asked_for() -> None:
     model, ids = build("hybrid"), tokens(2, 5)
     output = model(ids, output_hidden_states=True)
     assert [tuple(h.shape) for h in output.hidden_states] == [(2, 5, 32)] * 4
-    assert torch.equal(output.hidden_states[0], model.embed_tokens(ids))
+    assert torch.equal(output.hidden_states[0], model.model.embed_tokens(ids))
     assert torch.equal(model.lm_head(output.hidden_states[-1]), output.logits)
     assert torch.equal(model(ids, logits_to_keep=2).logits, output.logits[:, -2:])
     assert_close(model(ids, logits_to_keep=torch.tensor([1])).logits, output.logits[:, 1:2])
-    assert torch.equal(model(inputs_embeds=model.embed_tokens(ids)).logits, output.logits)
+    assert torch.equal(model(inputs_embeds=model.model.embed_tokens(ids)).logits, output.logits)
     assert torch.equal(model(ids, return_dict=False)[0], output.logits)
 
 

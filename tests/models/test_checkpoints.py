@@ -69,7 +69,7 @@ def test_same_logits(name: str) -> None:
     if not getattr(theirs.config, "use_bias", False):  # in transformers 5.23 this bias leaks from padding (off by 4)
         assert_close(found[mask.bool()], expected[mask.bool()])
     assert not ours.training
-    assert (ours.lm_head.weight is ours.embed_tokens.weight) == theirs.config.tie_word_embeddings
+    assert (ours.lm_head.weight is ours.model.embed_tokens.weight) == theirs.config.tie_word_embeddings
 
 
 @pytest.mark.parametrize("name", ["llama", "mamba", "mamba2 two groups"])

@@ -1,14 +1,17 @@
 """The cache: what is generated with it equals what is computed without it, as logits."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from tiny_models import STACKS, assert_close, build, left_padded, tokens
 from torch import Tensor
-from transformers import DynamicCache, TextStreamer
+from transformers import DynamicCache, StaticCache, TextStreamer
+from transformers.cache_utils import Cache
 
 from tokenmix.models import MixerCache, MixerForCausalLM
+from tokenmix.models.cache import CACHE_ARGUMENT
 
 FIXED: dict[str, Any] = {
     "return_dict_in_generate": True,
@@ -115,7 +118,7 @@ def test_continue_from_a_returned_cache(name: str) -> None:
     first = model.generate(ids, attention_mask=mask, max_new_tokens=4, **FIXED)
     ids = torch.cat([first.sequences, tokens(2, 3, seed=4)], dim=1)
     options = {"attention_mask": torch.cat([mask, torch.ones(2, 7, dtype=torch.long)], dim=1), "max_new_tokens": 3}
-    found = model.generate(ids, past_key_values=first.past_key_values, **options, **FIXED)
+    found = model.generate(ids, **{CACHE_ARGUMENT: first.past_key_values}, **options, **FIXED)
     expected = model.generate(ids, use_cache=False, **options, **FIXED)
     for a, b in zip(found.logits, expected.logits, strict=True):
         assert_close(a, b)
@@ -126,7 +129,9 @@ def test_chunked_prefill_and_embeddings() -> None:
     ids, mask, _ = left_padded([7, 4])
     expected = model.generate(ids, attention_mask=mask, max_new_tokens=3, use_cache=False, **FIXED)
     chunked = model.generate(ids, attention_mask=mask, max_new_tokens=3, prefill_chunk_size=3, **FIXED)
-    embedded = model.generate(inputs_embeds=model.embed_tokens(ids), attention_mask=mask, max_new_tokens=3, **FIXED)
+    embedded = model.generate(
+        inputs_embeds=model.model.embed_tokens(ids), attention_mask=mask, max_new_tokens=3, **FIXED
+    )
     for found in (chunked, embedded):
         for a, b in zip(found.logits, expected.logits, strict=True):
             assert_close(a, b)
@@ -181,7 +186,7 @@ def test_cache_rows() -> None:
     assert (len(cache), cache.batch_size, cache.nbytes, cache.is_initialized) == (0, -1, 0, False)
     logits_of(model, ids, past_key_values=cache)
     assert (len(cache), cache.batch_size, cache.is_compileable) == (3, 3, False)
-    assert cache.get_mask_sizes(2) == (7, 0)
+    assert cache.get_mask_sizes(2, 0) == (7, 0)
     cache.batch_select_indices(torch.tensor([True, False, True]))
     cache.batch_repeat_interleave(2)
     cache.reorder_cache(torch.tensor([3, 1]))
@@ -223,12 +228,36 @@ def test_crop() -> None:
         cache.crop(-1)
 
 
+CACHES: dict[str, Callable[[MixerForCausalLM], Cache]] = {
+    "mixer": lambda model: MixerCache(),
+    "dynamic": lambda model: DynamicCache(),
+    "dynamic with layers": lambda model: DynamicCache(config=model.config),
+    "static": lambda model: StaticCache(config=model.config, max_cache_len=12),
+}
+
+
+@pytest.mark.parametrize("kind", CACHES)
+@pytest.mark.parametrize("name", ["ls_attention", "mamba2", "hybrid"])
+def test_any_cache_of_transformers_serves(name: str, kind: str) -> None:
+    """Also static ones, for which `generate` makes masks of four axes unless a model says that it wants none."""
+    model = build(name)
+    padded, mask, rows = left_padded([6, 3])
+    cache = CACHES[kind](model)
+    options = {CACHE_ARGUMENT: cache, "attention_mask": mask, "max_new_tokens": 4}
+    found = model.generate(padded, **options, **FIXED)
+    assert cache.get_seq_length() == 9
+    for i, row in enumerate(rows):
+        alone = torch.cat([row, found.sequences[i : i + 1, 6:]], dim=1)
+        expected = logits_of(model, alone, use_cache=False)[0, -5:-1]
+        assert_close(torch.stack([step[i] for step in found.logits]), expected)
+
+
 def test_other_caches_are_refused() -> None:
     model, ids = build("hybrid"), tokens(1, 4)
-    with pytest.raises(TypeError, match=r"past_key_values: expected a tokenmix.models.MixerCache, found DynamicCache"):
-        model(ids, past_key_values=DynamicCache())
-    with pytest.raises(TypeError, match=r"past_key_values: .* found DynamicCache"):
-        model.generate(ids, past_key_values=DynamicCache(), max_new_tokens=1)
+    with pytest.raises(TypeError, match=r"expected a transformers Cache, found list"):
+        model(ids, past_key_values=[])
+    with pytest.raises(ValueError, match="expected either cache or past_key_values, found both"):
+        model(ids, cache=MixerCache(), past_key_values=MixerCache())
     with pytest.raises(ValueError, match=r"cache_implementation: expected None, .* found 'static'"):
         model.generate(ids, cache_implementation="static", max_new_tokens=1)
     cache = MixerCache()

@@ -57,8 +57,8 @@ def test_missing_weights_are_drawn_as_published(name: str, tmp_path: Path) -> No
     fresh = MixerForCausalLM(model.config)
     for (key, found), expected in zip(model.named_parameters(), fresh.parameters(), strict=True):
         assert found.isfinite().all(), key
-        if key != "lm_head.weight" and expected.numel() > 1:
-            assert abs(found.std() - expected.std()) <= 0.5 * expected.std(), key
+        if key != "lm_head.weight" and expected.numel() > 1:  # few numbers vary more
+            assert abs(found.std() - expected.std()) <= (0.4 + 1.5 * expected.numel() ** -0.5) * expected.std(), key
     assert model(tokens(1, 5)).logits.isfinite().all()
 
 
@@ -66,7 +66,7 @@ def test_missing_weights_are_drawn_as_published(name: str, tmp_path: Path) -> No
 def test_step_sizes_at_the_start(name: str, tmp_path: Path) -> None:
     mixers, pattern = STACKS[name]
     fresh = MixerForCausalLM(MixerConfig(hidden_size=32, mixers=mixers, pattern=pattern, vocab_size=VOCABULARY))
-    loaded = {"stack.layers.0.mixer.A_log": torch.full_like(fresh.stack.layers[0].mixer.A_log, 0.5)}
+    loaded = {"model.stack.layers.0.mixer.A_log": torch.full_like(fresh.stack.layers[0].mixer.A_log, 0.5)}
     fresh.save_pretrained(tmp_path, state_dict=loaded)
     for model in (fresh, MixerForCausalLM.from_pretrained(tmp_path)):
         for mixer in model.stack.mixers:
@@ -84,8 +84,8 @@ def test_initial_scale() -> None:
     torch.manual_seed(0)
     mixers = {"a": {"mixer": "attention", "heads": 4}}
     model = MixerForCausalLM(MixerConfig(hidden_size=128, mixers=mixers, pattern="aa", initializer_range=0.01))
-    assert model.lm_head.weight is model.embed_tokens.weight
-    assert model.embed_tokens.weight.std().item() == pytest.approx(0.01, rel=0.03)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model.model.embed_tokens.weight.std().item() == pytest.approx(0.01, rel=0.03)
     block = model.stack.layers[1]
     assert block.feed_forward.up_proj.weight.std().item() == pytest.approx(0.01, rel=0.03)
     assert block.mixer.q_proj.weight.std().item() == pytest.approx((3 * 128) ** -0.5, rel=0.03)  # torch's own rule
@@ -127,7 +127,7 @@ def test_last_projections_of_branches_start_smaller(feed_forward: str | None, br
 
 def test_mixers_of_users_keep_what_was_loaded(scaled_mixer: None, tmp_path: Path) -> None:
     config = MixerConfig(hidden_size=8, mixers={"s": {"mixer": "scaled_test"}}, pattern="ss", vocab_size=11)
-    key = "stack.layers.1.mixer.scale"
+    key = "model.stack.layers.1.mixer.scale"
     MixerForCausalLM(config).save_pretrained(tmp_path, state_dict={key: torch.full((8,), 7.0)})
     mixers = MixerForCausalLM.from_pretrained(tmp_path).stack.mixers
     assert [(m.scale[0].item(), m.shift[0].item()) for m in mixers] == [(3.0, 4.0), (7.0, 4.0)]
@@ -143,12 +143,12 @@ try:
     AutoModelForCausalLM.from_pretrained(folders[0])
     sys.exit("loaded without tokenmix.models")
 except ValueError as error:
-    assert "tokenmix_causal_lm" in str(error), error
+    assert "tokenmix" in str(error), error
 import tokenmix.models
 for folder in folders:
     model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"], info
-    saved = torch.load(f"{folder}/sample.pt")
+    saved = torch.load(f"{folder}/sample.pt", weights_only=True)
     found = model(saved["ids"]).logits
     assert torch.equal(found, saved["logits"]), (folder, (found - saved["logits"]).abs().max())
 """
@@ -172,7 +172,7 @@ def test_resize(tied: bool, tmp_path: Path) -> None:
         before = model(ids).logits
     model.resize_token_embeddings(VOCABULARY + 3)
     assert model.config.vocab_size == VOCABULARY + 3
-    assert (model.lm_head.weight is model.embed_tokens.weight) == tied
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
     assert_close(model(ids).logits[..., :VOCABULARY], before, 1e-6)
     model(ids, labels=ids + 3).loss.backward()
     model.save_pretrained(tmp_path)

@@ -68,7 +68,7 @@ def test_decay_reaches_the_weights(tmp_path: Path) -> None:
     trainer = {"use_cpu": True, "disable_tqdm": True, "save_strategy": "no", "adam_epsilon": 1e9}  # no gradient step
     train(model, tmp_path, trainer=trainer, **options)
     after = dict(model.named_parameters())
-    weight, norm = "stack.layers.0.mixer.q_proj.weight", "stack.layers.0.mixer_norm.weight"
+    weight, norm = "model.stack.layers.0.mixer.q_proj.weight", "model.stack.layers.0.mixer_norm.weight"
     torch.testing.assert_close(after[weight], before[weight] * 0.875, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(after[norm], before[norm], atol=1e-6, rtol=1e-6)
 

@@ -1,22 +1,29 @@
 """Hugging Face models whose layers are any mixers; importing this registers them with the Auto classes."""
 
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
 from tokenmix.models.cache import MixerCache
 from tokenmix.models.causal_lm import MixerForCausalLM
 from tokenmix.models.checkpoints import from_mamba_ssm, from_transformers, rename_mamba_ssm
 from tokenmix.models.config import MixerConfig
+from tokenmix.models.masked_lm import MixerForMaskedLM
+from tokenmix.models.model import MixerModel
+from tokenmix.models.question_answering import MixerForQuestionAnswering
+from tokenmix.models.register import register_models
+from tokenmix.models.safe_loading import SafeLoading
+from tokenmix.models.sequence_classification import MixerForSequenceClassification
+from tokenmix.models.token_classification import MixerForTokenClassification
 
-AutoConfig.register(MixerConfig.model_type, MixerConfig, exist_ok=True)
-AutoModelForCausalLM.register(MixerConfig, MixerForCausalLM, exist_ok=True)
-# Trainer shifts labels for label smoothing only for the class names that it finds here
-MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[MixerConfig.model_type] = MixerForCausalLM.__name__
+register_models()
 
 __all__ = [
     "MixerCache",
     "MixerConfig",
     "MixerForCausalLM",
+    "MixerForMaskedLM",
+    "MixerForQuestionAnswering",
+    "MixerForSequenceClassification",
+    "MixerForTokenClassification",
+    "MixerModel",
+    "SafeLoading",
     "from_mamba_ssm",
     "from_transformers",
     "rename_mamba_ssm",

@@ -25,18 +25,18 @@ from tokenmix.models.causal_lm import MixerForCausalLM
 from tokenmix.models.config import MixerConfig
 
 _LLAMA_NAMES = {
-    r"^model\.embed_tokens\.": "embed_tokens.",
-    r"^model\.layers\.(\d+)\.self_attn\.": r"stack.layers.\1.mixer.",
-    r"^model\.layers\.(\d+)\.mlp\.": r"stack.layers.\1.feed_forward.",
-    r"^model\.layers\.(\d+)\.input_layernorm\.": r"stack.layers.\1.mixer_norm.",
-    r"^model\.layers\.(\d+)\.post_attention_layernorm\.": r"stack.layers.\1.feed_forward_norm.",
-    r"^model\.norm\.": "stack.norm.",
+    r"^model\.embed_tokens\.": "model.embed_tokens.",
+    r"^model\.layers\.(\d+)\.self_attn\.": r"model.stack.layers.\1.mixer.",
+    r"^model\.layers\.(\d+)\.mlp\.": r"model.stack.layers.\1.feed_forward.",
+    r"^model\.layers\.(\d+)\.input_layernorm\.": r"model.stack.layers.\1.mixer_norm.",
+    r"^model\.layers\.(\d+)\.post_attention_layernorm\.": r"model.stack.layers.\1.feed_forward_norm.",
+    r"^model\.norm\.": "model.stack.norm.",
 }
 _MAMBA_NAMES = {
-    r"^backbone\.embeddings?\.": "embed_tokens.",  # mamba_ssm: embedding, transformers: embeddings
-    r"^backbone\.layers\.(\d+)\.mixer\.": r"stack.layers.\1.mixer.",
-    r"^backbone\.layers\.(\d+)\.norm\.": r"stack.layers.\1.mixer_norm.",
-    r"^backbone\.norm_f\.": "stack.norm.",
+    r"^backbone\.embeddings?\.": "model.embed_tokens.",  # mamba_ssm: embedding, transformers: embeddings
+    r"^backbone\.layers\.(\d+)\.mixer\.": r"model.stack.layers.\1.mixer.",
+    r"^backbone\.layers\.(\d+)\.norm\.": r"model.stack.layers.\1.mixer_norm.",
+    r"^backbone\.norm_f\.": "model.stack.norm.",
 }
 _SSM_OPTIONS = {
     "d_state": "state_size",
@@ -123,7 +123,7 @@ def from_mamba_ssm(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
         del mixer["dt_rank"]
     weights = rename_mamba_ssm(state_dict)
     described = MixerConfig(
-        vocab_size=weights["embed_tokens.weight"].shape[0],  # padded to a multiple of 8 or 16
+        vocab_size=weights["model.embed_tokens.weight"].shape[0],  # padded to a multiple of 8 or 16
         hidden_size=config["d_model"],
         num_hidden_layers=config["n_layer"],
         mixers={"m": {"mixer": "mamba" if layer == "Mamba1" else "mamba2", **mixer}},
@@ -162,12 +162,12 @@ def rename_mamba_ssm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Example:
         >>> sorted(rename_mamba_ssm({"backbone.embedding.weight": torch.zeros(8, 4)}))
-        ['embed_tokens.weight', 'lm_head.weight']
+        ['lm_head.weight', 'model.embed_tokens.weight']
     """
     renamed = _rename(state_dict, _MAMBA_NAMES)
-    if "embed_tokens.weight" not in renamed:
+    if "model.embed_tokens.weight" not in renamed:
         raise ValueError(f"state_dict: expected 'backbone.embedding.weight' in it, found {list(state_dict)[:3]}, ...")
-    renamed.setdefault("lm_head.weight", renamed["embed_tokens.weight"])
+    renamed.setdefault("lm_head.weight", renamed["model.embed_tokens.weight"])
     return renamed
 
 

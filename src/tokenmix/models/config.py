@@ -1,4 +1,4 @@
-"""The description of a language model whose layers are any mixers."""
+"""The description of a model whose layers are any mixers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from transformers import PreTrainedConfig
 
 from tokenmix.blocks import Stack
 from tokenmix.mixer import check_positive
+from tokenmix.models.pooling import POOLINGS
 
 _WRITTEN_BY_TRANSFORMERS = (
-    "architectures", "attn_implementation", "auto_map", "dtype", "model_type", "quantization_config", "torch_dtype",
+    "architectures", "attn_implementation", "dtype", "model_type", "quantization_config", "torch_dtype",
     "transformers_version",
 )  # fmt: skip
 
 
 @strict
 class MixerConfig(PreTrainedConfig):
-    """Configuration of `MixerForCausalLM`: named mixers, a pattern that places them, and the sizes around them.
+    """Configuration of `MixerModel` and its heads: named mixers, a pattern that places them, and the sizes around.
 
     Args:
         vocab_size: number of tokens in the vocabulary; 256 is bytes.
@@ -42,9 +43,14 @@ class MixerConfig(PreTrainedConfig):
             and larger below, where 0.02 trains far more slowly.
         rescale_residual: start the last projection of each branch divided by the square root of the number of
             branches, as GPT-2 and mamba_ssm do.
+        pooling: what `MixerForSequenceClassification` reads of a row: "last", "mean" or "first"; default "last" for
+            causal mixers and "mean" otherwise.
+        classifier_dropout: share of features dropped in training before the layer that classifies rows or tokens.
         tie_word_embeddings: whether the output layer is the embedding.
         use_cache: whether inference returns a cache.
         pad_token_id, bos_token_id, eos_token_id: special tokens, where there are any.
+        kwargs: what transformers keeps in every configuration, such as num_labels, id2label and problem_type.
+            `auto_map` is dropped: the code of these models is the library's, never a checkpoint's.
 
     Raises:
         ValueError: a letter without a mixer, a mixer without a letter, an unknown mixer or option (with the
@@ -60,8 +66,8 @@ class MixerConfig(PreTrainedConfig):
         3
     """
 
-    model_type = "tokenmix_causal_lm"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    model_type = "tokenmix"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "past_key_values"]
 
     vocab_size: int = 256
     hidden_size: int = 256
@@ -79,6 +85,8 @@ class MixerConfig(PreTrainedConfig):
     mixer_dropout: float | int | None = None
     initializer_range: float | None = None
     rescale_residual: bool = True
+    pooling: str | None = None
+    classifier_dropout: float | int = 0.0
     tie_word_embeddings: bool = True
     use_cache: bool = True
     pad_token_id: int | None = None
@@ -86,6 +94,7 @@ class MixerConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        kwargs.pop("auto_map", None)
         self._refuse_misspelt(kwargs)
         for name in ("vocab_size", "hidden_size", "intermediate_size"):
             if name != "intermediate_size" or self.intermediate_size is not None:
@@ -94,6 +103,10 @@ class MixerConfig(PreTrainedConfig):
             self.initializer_range = self.hidden_size**-0.5
         if self.initializer_range <= 0:
             raise ValueError(f"initializer_range: expected a positive number, found {self.initializer_range}")
+        if self.pooling is not None and self.pooling not in POOLINGS:
+            raise ValueError(f"pooling: expected one of {POOLINGS} or None, found {self.pooling!r}")
+        if not 0 <= self.classifier_dropout < 1:
+            raise ValueError(f"classifier_dropout: expected at least 0 and below 1, found {self.classifier_dropout}")
         if self.position not in ("none", "learned"):
             raise ValueError(f"position: expected 'none' or 'learned', found {self.position!r}")
         if (self.position == "learned") != (self.max_position_embeddings is not None):

@@ -1,9 +1,10 @@
-"""From the arguments of a Hugging Face language model to a `Layout`: masks, packed rows, places, labels."""
+"""From the arguments of a Hugging Face model to a `Layout`: masks, packed rows, places."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -110,61 +111,77 @@ def token_places(layout: Layout, length: int, state: MixerState | None, device: 
     return places if layout.mask is None else places.masked_fill(~layout.mask, 0)
 
 
-def predictable(labels: Tensor, layout: Layout) -> Tensor:
-    """Labels with -100 at padding, after padding, and at the first token of a document.
+def input_shape(input_ids: Tensor | None, inputs_embeds: Tensor | None, hidden_size: int) -> tuple[int, int]:
+    """(B, L) of a call's tokens, or of the features given instead; their values are not looked at.
+
+    Raises:
+        ValueError, TypeError: both or neither, or another shape or type.
 
     Example:
-        >>> predictable(torch.tensor([[5, 6, 7]]), Layout(segments=torch.tensor([[0, 0, 1]]))).tolist()
-        [[5, 6, -100]]
+        >>> input_shape(None, torch.zeros(2, 3, 8), hidden_size=8)
+        (2, 3)
     """
-    hidden = torch.zeros_like(labels, dtype=torch.bool)
-    if layout.segments is not None:
-        hidden[:, 1:] = layout.segments.diff(dim=1) != 0
-    if layout.mask is not None:
-        hidden |= ~layout.mask
-        hidden[:, 1:] |= ~layout.mask[:, :-1]
-    return labels.masked_fill(hidden, -100)
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("input_ids: expected either input_ids or inputs_embeds, found both or neither")
+    if input_ids is not None:
+        check_token_shape("input_ids", input_ids)
+        return input_ids.shape[0], input_ids.shape[1]
+    if not isinstance(inputs_embeds, Tensor) or inputs_embeds.dim() != 3 or inputs_embeds.shape[2] != hidden_size:
+        found = tuple(inputs_embeds.shape) if isinstance(inputs_embeds, Tensor) else type(inputs_embeds).__name__
+        raise ValueError(f"inputs_embeds: expected shape (B, L, hidden_size={hidden_size}), found {found}")
+    return inputs_embeds.shape[0], inputs_embeds.shape[1]
 
 
-def check_tokens(name: str, tokens: Tensor, vocab_size: int, lowest: int = 0) -> None:
-    """Refuse what is no token of the vocabulary (values are looked at on the CPU, outside torch.compile)."""
+def check_token_shape(name: str, tokens: object) -> None:
+    """Refuse what is no (B, L) tensor of integers."""
     if not isinstance(tokens, Tensor) or tokens.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"{name}: expected int64 tokens, found {getattr(tokens, 'dtype', type(tokens).__name__)}")
     if tokens.dim() != 2:
         raise ValueError(f"{name}: expected shape (B, L), found {tuple(tokens.shape)}")
-    if tokens.device.type != "cpu" or torch.compiler.is_compiling() or tokens.numel() == 0:
+
+
+def check_tokens(name: str, tokens: Tensor, vocab_size: int) -> None:
+    """Refuse what is no token of the vocabulary (values are looked at on the CPU, outside torch.compile)."""
+    check_token_shape(name, tokens)
+    if not can_look(tokens):
         return
     smallest, largest = int(tokens.min()), int(tokens.max())
-    if smallest < lowest or largest >= vocab_size:
-        raise ValueError(
-            f"{name}: expected {lowest} to vocab_size - 1 = {vocab_size - 1}, found {smallest} to {largest}"
-        )
+    if smallest < 0 or largest >= vocab_size:
+        raise ValueError(f"{name}: expected 0 to vocab_size - 1 = {vocab_size - 1}, found {smallest} to {largest}")
 
 
-def check_features(features: Tensor | None, hidden_size: int) -> Tensor:
-    """Refuse features of another shape than (B, L, hidden_size)."""
-    if not isinstance(features, Tensor) or features.dim() != 3 or features.shape[2] != hidden_size:
-        found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise ValueError(f"inputs_embeds: expected shape (B, L, hidden_size={hidden_size}), found {found}")
-    return features
+def can_look(values: Tensor) -> bool:
+    """Whether reading values costs next to nothing: on the CPU, outside torch.compile."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling() and values.numel() > 0
 
 
 _ARGUMENTS = (
     "input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "labels", "use_cache",
-    "segment_ids", "logits_to_keep", "output_hidden_states",
+    "segment_ids", "logits_to_keep", "output_hidden_states", "layout", "start_positions", "end_positions", "cache",
 )  # fmt: skip
 
 
-def refuse_misspelt(names: Iterable[str]) -> None:
-    """Refuse a keyword that is almost an argument: transformers' models would take it and never read it.
+def refuse_misspelt(others: Mapping[str, Any], model: str) -> None:
+    """Refuse a keyword that is almost an argument, or another head's: transformers would take it and never read it.
+
+    Args:
+        others: the keywords that a forward does not name, with their values.
+        model: the name of its class.
+
+    Raises:
+        TypeError: naming the nearest argument.
 
     Example:
-        >>> refuse_misspelt(["atention_mask"])
+        >>> refuse_misspelt({"atention_mask": 1}, "MixerModel")
         Traceback (most recent call last):
         ...
-        TypeError: atention_mask: not an argument of forward; did you mean 'attention_mask'?
+        TypeError: atention_mask: not an argument of MixerModel.forward; did you mean 'attention_mask'?
     """
-    for name in names:
+    for name, value in others.items():
+        if name in _ARGUMENTS:
+            if value is None or value is False:
+                continue
+            raise TypeError(f"{name}: not an argument of {model}.forward")
         close = difflib.get_close_matches(name, _ARGUMENTS, n=1, cutoff=0.85)
         if close:
-            raise TypeError(f"{name}: not an argument of forward; did you mean {close[0]!r}?")
+            raise TypeError(f"{name}: not an argument of {model}.forward; did you mean {close[0]!r}?")

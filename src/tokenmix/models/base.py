@@ -1,0 +1,48 @@
+"""What every model of ours is to transformers: how it starts, how it loads, what stays in float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from tokenmix.blocks import MixerBlock
+from tokenmix.mixer import TokenMixer
+from tokenmix.models.config import MixerConfig
+from tokenmix.models.initialise import initialise_mixer, rescale_residual
+from tokenmix.models.safe_loading import SafeLoading
+
+
+class MixerPreTrainedModel(SafeLoading, PreTrainedModel):
+    """Base of `MixerModel` and of its heads: initialisation, safe loading, and what is kept in float32."""
+
+    config: MixerConfig
+    config_class = MixerConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["MixerBlock"]
+    _skip_keys_device_placement = ["cache", "past_key_values"]
+    _keep_in_fp32_modules_strict = [r"\.A_log$", r"\.D$", r"\.dt_bias$"]
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False: transformers then asks `_init_weights` of mixers without parameters of their own too.
+
+        See `tokenmix.models.initialise.initialise_mixer`.
+        """
+        return False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Mixers draw their parameters as published, over what the generic rule drew for their parts."""
+        if isinstance(module, TokenMixer):
+            initialise_mixer(module)
+            return
+        super()._init_weights(module)
+        if isinstance(module, MixerBlock) and self.config.rescale_residual:
+            stack: Any = self.base_model.stack
+            branches = sum(1 if block.feed_forward is None else 2 for block in stack.layers)
+            rescale_residual(module, branches**-0.5)

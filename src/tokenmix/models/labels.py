@@ -1,0 +1,81 @@
+"""Labels of Hugging Face models: which are refused, and which count."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from tokenmix.layout import Layout
+from tokenmix.models.inputs import can_look, check_token_shape
+
+IGNORED = -100  # transformers' mark of a token without a label
+
+
+def check_labels(labels: Tensor, shape: tuple[int, int], classes: int, of: str) -> None:
+    """Refuse labels of tokens that are no classes.
+
+    Args:
+        labels: (B, L), a class or -100.
+        shape: (B, L) of the tokens.
+        classes: number of classes.
+        of: name of that number, for the message.
+
+    Raises:
+        ValueError, TypeError: another shape, type or value (values are looked at on the CPU, outside torch.compile).
+
+    Example:
+        >>> check_labels(torch.tensor([[3]]), (1, 1), 3, "num_labels")
+        Traceback (most recent call last):
+        ...
+        ValueError: labels: expected -100 or 0 to num_labels - 1 = 2, found 3
+    """
+    check_token_shape("labels", labels)
+    if tuple(labels.shape) != shape:
+        raise ValueError(f"labels: expected shape {shape}, found {tuple(labels.shape)}")
+    if not can_look(labels):
+        return
+    wrong = ((labels < 0) & (labels != IGNORED)) | (labels >= classes)
+    if bool(wrong.any()):
+        raise ValueError(
+            f"labels: expected {IGNORED} or 0 to {of} - 1 = {classes - 1}, found {labels[wrong][0].item()}"
+        )
+
+
+def predictable(labels: Tensor, layout: Layout) -> Tensor:
+    """Labels with -100 at padding, after padding, and at the first token of a document.
+
+    Example:
+        >>> predictable(torch.tensor([[5, 6, 7]]), Layout(segments=torch.tensor([[0, 0, 1]]))).tolist()
+        [[5, 6, -100]]
+    """
+    hidden = torch.zeros_like(labels, dtype=torch.bool)
+    if layout.segments is not None:
+        hidden[:, 1:] = layout.segments.diff(dim=1) != 0
+    if layout.mask is not None:
+        hidden |= ~layout.mask
+        hidden[:, 1:] |= ~layout.mask[:, :-1]
+    return labels.masked_fill(hidden, -100)
+
+
+def at_real_tokens(labels: Tensor, layout: Layout) -> Tensor:
+    """Labels with -100 at padding.
+
+    Example:
+        >>> at_real_tokens(torch.tensor([[5, 6]]), Layout(mask=torch.tensor([[True, False]]))).tolist()
+        [[5, -100]]
+    """
+    return labels if layout.mask is None else labels.masked_fill(~layout.mask, IGNORED)
+
+
+def label_count(config: PreTrainedConfig) -> int:
+    """`config.num_labels`, which transformers keeps as the length of `id2label`.
+
+    Example:
+        >>> label_count(PreTrainedConfig(num_labels=3))
+        3
+    """
+    count = config.num_labels
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"num_labels: expected a positive integer, found {count!r}")
+    return count

@@ -1,0 +1,56 @@
+"""Make our models known to transformers: to the Auto classes, and by name to Trainer and the pipelines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+from transformers.models.auto import modeling_auto
+
+from tokenmix.models.base import MixerPreTrainedModel
+from tokenmix.models.causal_lm import MixerForCausalLM
+from tokenmix.models.config import MixerConfig
+from tokenmix.models.masked_lm import MixerForMaskedLM
+from tokenmix.models.model import MixerModel
+from tokenmix.models.question_answering import MixerForQuestionAnswering
+from tokenmix.models.sequence_classification import MixerForSequenceClassification
+from tokenmix.models.token_classification import MixerForTokenClassification
+
+# the Auto class of each model, and the dictionary in which Trainer (label smoothing), the pipelines and transformers'
+# tests look the name of its class up: registration alone does not fill it
+_MODELS: tuple[tuple[Any, type[MixerPreTrainedModel], dict[str, Any]], ...] = (
+    (AutoModel, MixerModel, modeling_auto.MODEL_MAPPING_NAMES),
+    (AutoModelForCausalLM, MixerForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+    (AutoModelForMaskedLM, MixerForMaskedLM, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES),
+    (
+        AutoModelForSequenceClassification,
+        MixerForSequenceClassification,
+        modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    ),
+    (
+        AutoModelForTokenClassification,
+        MixerForTokenClassification,
+        modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    ),
+    (
+        AutoModelForQuestionAnswering,
+        MixerForQuestionAnswering,
+        modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+    ),
+)
+
+
+def register_models() -> None:
+    """Register the configuration, the model and its heads; `import tokenmix.models` does it."""
+    AutoConfig.register(MixerConfig.model_type, MixerConfig, exist_ok=True)
+    for auto, model, names in _MODELS:
+        auto.register(MixerConfig, model, exist_ok=True)
+        names[MixerConfig.model_type] = model.__name__

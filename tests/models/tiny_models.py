@@ -1,11 +1,19 @@
-"""Tiny language models whose mistakes show: large random weights and biases, untied embeddings."""
+"""Tiny models whose mistakes show: large random weights and biases, untied embeddings."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from tokenmix.models import MixerConfig, MixerForCausalLM
+from tokenmix.models import (
+    MixerConfig,
+    MixerForCausalLM,
+    MixerForMaskedLM,
+    MixerForQuestionAnswering,
+    MixerForSequenceClassification,
+    MixerForTokenClassification,
+)
 
 VOCABULARY = 61
 ATTENTION = {"mixer": "attention", "heads": 4, "kv_heads": 2, "rope": True, "bias": True}
@@ -22,15 +30,29 @@ STACKS: dict[str, tuple[dict[str, Any], str]] = {
     "mamba2": ({"m": MAMBA2}, "mm"),
     "hybrid": ({"m": MAMBA2, "a": ATTENTION}, "mma"),
 }
+BOTH_WAYS: dict[str, tuple[dict[str, Any], str]] = {
+    "bi_attention": ({"a": {**ATTENTION, "causal": False}}, "aa"),
+    "bi_window": ({"s": {"mixer": "sliding_window", "heads": 4, "window": 3, "rope": True, "causal": False}}, "ss"),
+    "bi_ls": ({"l": {"mixer": "ls_attention", "heads": 4, "long_heads": 1, "window": 3, "causal": False}}, "ll"),
+    "bi_linear": ({"k": {"mixer": "linear_attention", "heads": 4, "causal": False}}, "kk"),
+    "bi_hybrid": ({"g": {"mixer": "gam", "slots": 8, "causal": False}, "a": {**ATTENTION, "causal": False}}, "ga"),
+}
+MIXED = {"half_causal": ({"m": MAMBA2, "a": {**ATTENTION, "causal": False}}, "mam")}  # reads the future, if not at once
+HEADS: dict[str, Any] = {
+    "causal_lm": MixerForCausalLM,
+    "masked_lm": MixerForMaskedLM,
+    "rows": MixerForSequenceClassification,
+    "tokens": MixerForTokenClassification,
+    "spans": MixerForQuestionAnswering,
+}
 
 
-def build(name: str = "hybrid", **options: Any) -> MixerForCausalLM:
+def build(name: str = "hybrid", model: type[PreTrainedModel] = MixerForCausalLM, **options: Any) -> Any:
     """A model in eval mode with weights far from those at the start."""
-    mixers, pattern = STACKS[name]
+    mixers, pattern = {**STACKS, **BOTH_WAYS, **MIXED}[name]
     settings = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "tie_word_embeddings": False}
     torch.manual_seed(0)
-    model = MixerForCausalLM(MixerConfig(mixers=mixers, pattern=pattern, **{**settings, **options}))
-    return randomize(model).eval()
+    return randomize(model(MixerConfig(mixers=mixers, pattern=pattern, **{**settings, **options}))).eval()
 
 
 def randomize(model: torch.nn.Module) -> Any:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
+_WHY = "loading a pickle can run code, so only safetensors are read"
 _CONVERT = (
-    "loading a pickle can run code, so only safetensors are read. If you trust the file, convert it once, with "
-    "transformers' own classes or with `tensors = torch.load(FILE, weights_only=True)` and "
+    "if you trust the file, convert it once: `tensors = torch.load(FILE, weights_only=True)`, then "
     "`safetensors.torch.save_file({{name: t.clone() for name, t in tensors.items()}}, {name!r}, {{'format': 'pt'}})`"
 )
 
@@ -35,7 +35,7 @@ class SafeLoading(_Base):
         ...     MixerForCausalLM.from_pretrained(folder)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: pretrained_model_name_or_path: expected safetensors weights, found .../pytorch_model.bin: loading...
+        ValueError: pretrained_model_name_or_path: expected safetensors weights, found .../pytorch_model.bin; loading...
     """
 
     @classmethod
@@ -54,13 +54,18 @@ class SafeLoading(_Base):
         for name in ("use_safetensors", "weights_only"):
             if kwargs.get(name) not in (None, True):
                 raise ValueError(
-                    f"{name}: expected True, found {kwargs[name]!r}; {cls.__name__} reads safetensors only, since "
-                    "loading a pickle can run code"
+                    f"{name}: expected True, found {kwargs[name]!r}; {_WHY}; {_CONVERT.format(name='model.safetensors')}"
                 )
         if pretrained_model_name_or_path is not None and kwargs.get("gguf_file") is None:
             _refuse_pickles(Path(pretrained_model_name_or_path), kwargs.get("subfolder") or "", kwargs.get("variant"))
         kwargs.update(use_safetensors=True, weights_only=True, trust_remote_code=False)
-        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        except OSError as error:
+            wanted = any(name in str(error) for name in ("safetensors", "pytorch_model.bin"))
+            if wanted and not Path(pretrained_model_name_or_path).exists():  # on the hub, weights of another kind
+                error.add_note(f"{cls.__name__}: {_WHY}; {_CONVERT.format(name='model.safetensors')}")
+            raise
 
     @classmethod
     def _load_pretrained_model(
@@ -102,5 +107,6 @@ def _refuse_pickles(path: Path, subfolder: str, variant: str | None) -> None:
 def _refusal(file: Path) -> ValueError:
     name = "adapter_model.safetensors" if file.name.startswith("adapter") else "model.safetensors"
     return ValueError(
-        f"pretrained_model_name_or_path: expected safetensors weights, found {file}: {_CONVERT.format(name=name)}"
+        f"pretrained_model_name_or_path: expected safetensors weights, found {file}; {_WHY}; "
+        f"{_CONVERT.format(name=name)}"
     )

@@ -144,7 +144,8 @@ def register_models(base: type[PreTrainedConfig]) -> None:
         if mapping is None or not isinstance(auto_class, type):
             continue
         model_class = mapping.get(base, None)
-        if isinstance(model_class, type) and issubclass(model_class, PreTrainedModel):
+        # some Auto classes give a class of another family, whose own configuration has this one inside
+        if isinstance(model_class, type) and issubclass(model_class, PreTrainedModel) and model_class.config_class is base:
             auto_class.register(config_class, swapped_model_class(model_class), exist_ok=True)
     names: Mapping[str, Any] = {
         key: value for key, value in vars(modeling_auto).items() if key.endswith("_MAPPING_NAMES")

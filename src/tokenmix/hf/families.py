@@ -140,7 +140,8 @@ def read_attention(model: PreTrainedModel, family: Family, layer: nn.Module) -> 
         qk_norm_eps=None if q_norm is None else float(q_norm.variance_epsilon),
     )
     norms = {} if q_norm is None else {"q_norm": q_norm.weight.detach(), "k_norm": k_norm.weight.detach()}
-    factor = attention.scaling * width**0.5 if family.scaled else 1.0  # ours is 1 / sqrt(width)
+    # ours is 1 / sqrt(width), and so is that of an attention that does not tell
+    factor = getattr(attention, "scaling", width**-0.5) * width**0.5 if family.scaled else 1.0
     if abs(factor - 1) > 1e-9:
         if norms:
             norms["q_norm"] = norms["q_norm"] * factor

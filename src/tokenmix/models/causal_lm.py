@@ -9,13 +9,12 @@ from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 
 from tokenmix.models.cache import CACHE_ARGUMENT, MixerCache, take_cache
 from tokenmix.models.config import MixerConfig
 from tokenmix.models.head import MixerHead
-from tokenmix.models.inputs import input_shape, token_layout, token_places
+from tokenmix.models.inputs import input_shape, last_tokens, token_layout, token_places
 from tokenmix.models.labels import check_labels, predictable
 
 
@@ -96,7 +95,7 @@ class MixerForCausalLM(MixerHead, GenerationMixin):
             past_key_values=past_key_values,
             use_cache=use_cache,
         )
-        logits = self.lm_head(slice_logits_to_keep(read.x, logits_to_keep))
+        logits = self.lm_head(last_tokens(read.x, logits_to_keep))
         loss = None
         if labels is not None:
             labels = predictable(labels, read.layout)

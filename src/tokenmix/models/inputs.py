@@ -140,6 +140,16 @@ def check_token_shape(name: str, tokens: object) -> None:
         raise ValueError(f"{name}: expected shape (B, L), found {tuple(tokens.shape)}")
 
 
+def last_tokens(features: Tensor, keep: int | Tensor) -> Tensor:
+    """The features of the last `keep` tokens (0: of all), or of those at these places.
+
+    Example:
+        >>> last_tokens(torch.zeros(1, 5, 2), 3).shape, last_tokens(torch.zeros(1, 5, 2), 0).shape
+        (torch.Size([1, 3, 2]), torch.Size([1, 5, 2]))
+    """
+    return features[:, -keep or None :] if isinstance(keep, int) else features[:, keep]
+
+
 def check_tokens(name: str, tokens: Tensor, vocab_size: int) -> None:
     """Refuse what is no token of the vocabulary (values are looked at on the CPU, outside torch.compile)."""
     check_token_shape(name, tokens)

@@ -1,5 +1,6 @@
 """Published models with the same weights give the same logits, padding and generation included."""
 
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from transformers import (
     MambaForCausalLM,
     PreTrainedModel,
 )
+from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
 
 from tokenmix.models import MixerForCausalLM, from_mamba_ssm, from_transformers, rename_mamba_ssm
 
@@ -50,6 +52,8 @@ THEIRS = {
 
 def make(name: str) -> PreTrainedModel:
     torch.manual_seed(0)
+    if name in ("mamba2 two groups", "mamba2 limits") and "group_size" not in signature(MambaRMSNormGated).parameters:
+        pytest.skip("this transformers norms over all groups of Mamba-2 at once, unlike mamba_ssm and later versions")
     return randomize(THEIRS[name]()).eval()
 
 

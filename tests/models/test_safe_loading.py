@@ -22,8 +22,10 @@ from transformers import (
     LlamaForCausalLM,
     Trainer,
     TrainingArguments,
+    pipeline,
 )
 
+from tokenmix.data import byte_tokenizer
 from tokenmix.models import MixerConfig, MixerForCausalLM, SafeLoading
 
 IDS = tokens(1, 4)
@@ -213,7 +215,9 @@ def test_code_beside_the_weights_is_never_imported(trust: bool | None, tmp_path:
     model.save_pretrained(folder)
     auto = {name: "planted.Planted" for name in dir(transformers) if name.startswith("AutoModel")}
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": "planted.Planted", **auto}}))
+    tasks = {"text-generation": {"impl": "planted.Planted", "pt": ["AutoModelForCausalLM"]}}
+    code = {"auto_map": {"AutoConfig": "planted.Planted", **auto}, "custom_pipelines": tasks}
+    (folder / "config.json").write_text(json.dumps({**config, **code}))
     (folder / "custom_generate").mkdir()
     for file in ("planted.py", "custom_generate/generate.py"):
         (folder / file).write_text(
@@ -223,6 +227,7 @@ def test_code_beside_the_weights_is_never_imported(trust: bool | None, tmp_path:
     config = AutoConfig.from_pretrained(folder, **options)
     assert type(config) is MixerConfig
     assert not hasattr(config, "auto_map")
+    assert not hasattr(config, "custom_pipelines")
     for cls in (MixerForCausalLM, AutoModelForCausalLM, AutoModel):
         loaded = cls.from_pretrained(folder, **options)
         assert type(loaded).__module__.startswith("tokenmix.models")
@@ -230,6 +235,8 @@ def test_code_beside_the_weights_is_never_imported(trust: bool | None, tmp_path:
     for unserved in (transformers.AutoModelForMultipleChoice, transformers.AutoModelForImageClassification):
         with pytest.raises(ValueError, match="Unrecognized configuration class"):
             unserved.from_pretrained(folder, **options)
+    byte_tokenizer().save_pretrained(folder)
+    assert type(pipeline(model=str(folder), task="text-generation", **options)) is transformers.TextGenerationPipeline
     loaded = MixerForCausalLM.from_pretrained(folder, **options)
     assert loaded.generate(IDS, max_new_tokens=2, do_sample=False).shape == (1, 6)
     assert not trace.exists()

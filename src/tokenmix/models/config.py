@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 from tokenmix.blocks import Stack
 from tokenmix.mixer import check_positive
 from tokenmix.models.pooling import POOLINGS
+from tokenmix.models.safe_loading import CODE_FIELDS
 
 _WRITTEN_BY_TRANSFORMERS = (
     "architectures", "attn_implementation", "dtype", "model_type", "quantization_config", "torch_dtype",
@@ -50,7 +51,7 @@ class MixerConfig(PreTrainedConfig):
         use_cache: whether inference returns a cache.
         pad_token_id, bos_token_id, eos_token_id: special tokens, where there are any.
         kwargs: what transformers keeps in every configuration, such as num_labels, id2label and problem_type.
-            `auto_map` is dropped: the code of these models is the library's, never a checkpoint's.
+            `auto_map` and `custom_pipelines` are dropped: the code of these models is never a checkpoint's.
 
     Raises:
         ValueError: a letter without a mixer, a mixer without a letter, an unknown mixer or option (with the
@@ -94,7 +95,8 @@ class MixerConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        kwargs.pop("auto_map", None)
+        for name in CODE_FIELDS:
+            kwargs.pop(name, None)
         self._refuse_misspelt(kwargs)
         for name in ("vocab_size", "hidden_size", "intermediate_size"):
             if name != "intermediate_size" or self.intermediate_size is not None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
+CODE_FIELDS = ("auto_map", "custom_pipelines")  # of a config.json: where transformers finds code to import
 _WHY = "loading a pickle can run code, so only safetensors are read"
 _CONVERT = (
     "if you trust the file, convert it once: `tensors = torch.load(FILE, weights_only=True)`, then "
@@ -25,7 +26,8 @@ class SafeLoading(_Base):
 
     - Weights and adapters come from safetensors. A pickle is refused before it is opened, also as shards, also where a
       safetensors index names it; where safetensors stand beside a pickle, the pickle is left alone.
-    - `trust_remote_code` is not followed: no Python file of a checkpoint (`auto_map`, `custom_generate`) is imported.
+    - `trust_remote_code` is not followed: no Python file of a checkpoint (`custom_generate`) is imported. The Auto
+      classes follow a configuration's `CODE_FIELDS` before they come here, so the configuration drops those.
 
     Example:
         >>> import tempfile
@@ -53,9 +55,8 @@ class SafeLoading(_Base):
         """
         for name in ("use_safetensors", "weights_only"):
             if kwargs.get(name) not in (None, True):
-                raise ValueError(
-                    f"{name}: expected True, found {kwargs[name]!r}; {_WHY}; {_CONVERT.format(name='model.safetensors')}"
-                )
+                advice = _CONVERT.format(name="model.safetensors")
+                raise ValueError(f"{name}: expected True, found {kwargs[name]!r}; {_WHY}; {advice}")
         if pretrained_model_name_or_path is not None and kwargs.get("gguf_file") is None:
             _refuse_pickles(Path(pretrained_model_name_or_path), kwargs.get("subfolder") or "", kwargs.get("variant"))
         kwargs.update(use_safetensors=True, weights_only=True, trust_remote_code=False)

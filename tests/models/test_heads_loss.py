@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from tiny_models import HEADS, VOCABULARY, assert_close, build, left_padded, tokens
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
+from transformers.loss.loss_utils import ForQuestionAnsweringLoss
 
 from tokenmix import Layout
 from tokenmix.models import (
@@ -77,6 +78,10 @@ def test_loss_of_spans() -> None:
     start, end = (logits.log_softmax(1) for logits in (output.start_logits, output.end_logits))
     expected = -(start[0, 1] + start[1, 3] + end[0, 2] + end[1, 4]) / 4
     assert_close(output.loss, expected, 1e-6)
+    outside = model(PADDED, attention_mask=MASK, start_positions=torch.tensor([6, 9]), end_positions=starts[:, 0])
+    assert_close(outside.loss, -(outside.end_logits.log_softmax(1)[[0, 1], [1, 3]]).mean() / 2, 1e-6)
+    theirs = ForQuestionAnsweringLoss(output.start_logits, output.end_logits, starts, starts[:, 0] + 1)
+    assert_close(output.loss, theirs, 1e-6)
 
 
 # ---------------------------------------------------------------------- learning

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 from transformers.utils.generic import can_return_tuple
@@ -56,7 +57,7 @@ class MixerForQuestionAnswering(MixerHead):
         Args:
             input_ids, attention_mask, position_ids, inputs_embeds, output_hidden_states: as in `MixerModel`.
             start_positions, end_positions: (B,) columns of the answer's first and last token. L or more: the answer
-                is not in the row, which then has no loss. The loss is the mean of both cross entropies.
+                is not in the row, which then has no loss (0 where no row has one). The loss is the mean of both.
             segment_ids: None; a row is one document here.
 
         Raises:
@@ -83,10 +84,18 @@ class MixerForQuestionAnswering(MixerHead):
         if start_positions is not None and end_positions is not None:
             start_positions = _columns("start_positions", start_positions, shape, read.layout)
             end_positions = _columns("end_positions", end_positions, shape, read.layout)
-            loss = self.loss_function(start_logits.float(), end_logits.float(), start_positions, end_positions)
+            loss = (_mean_loss(start_logits, start_positions) + _mean_loss(end_logits, end_positions)) / 2
         return QuestionAnsweringModelOutput(
             loss=loss, start_logits=start_logits, end_logits=end_logits, hidden_states=read.hidden_states
         )
+
+
+def _mean_loss(logits: Tensor, positions: Tensor) -> Tensor:
+    """Mean cross entropy of the rows whose position is inside, as in transformers; 0, not NaN, where there is none."""
+    outside = logits.shape[1]
+    positions = positions.long().clamp(max=outside)
+    summed = F.cross_entropy(logits.float(), positions, ignore_index=outside, reduction="sum")
+    return summed / (positions < outside).sum().clamp(min=1)
 
 
 def _columns(name: str, positions: Tensor, shape: tuple[int, int], layout: Layout) -> Tensor:

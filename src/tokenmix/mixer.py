@@ -150,7 +150,7 @@ class TokenMixer(nn.Module):
         return {"causal": attention.causal} if cls.causal == "optional" else {}
 
     def take_attention(self, weights: AttentionWeights) -> tuple[str, ...]:
-        """Copy the weights of the attention it takes the place of, and say which ("q", "k", "v", "o") found one here."""
+        """Copy what there is a place for of the attention it replaces, and say what: of "q", "k", "v" and "o"."""
         return ()
 
     def _check(self, x: Tensor, layout: Layout | None, state: MixerState | None) -> Layout:

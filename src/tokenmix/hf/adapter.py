@@ -84,8 +84,8 @@ def read_mask(
     A token is real where it may read itself, and starts a document where it may not read the real token before it.
 
     Args:
-        mask: (B|1, H|1, L, K) bool (True: may read) or float (0: may read, very negative: may not), or (B, K) with 1 for
-            real tokens; None where all tokens are real and in one document.
+        mask: (B|1, H|1, L, K) bool (True: may read) or float (0: may read, very negative: may not), or (B, K) with
+            1 for real tokens; None where all tokens are real and in one document.
         shape: (B, L).
         columns: tokens read before this chunk.
         segment: (B,) the document that each row was in, if there were any before.

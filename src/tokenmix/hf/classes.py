@@ -6,9 +6,7 @@ are first needed, and are attributes of this module.
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,10 +20,13 @@ from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 from tokenmix.hf.families import FAMILIES
 from tokenmix.mixer import TokenMixer
 from tokenmix.models.initialise import initialise_mixer
-from tokenmix.models.safe_loading import SafeLoading
+from tokenmix.models.safe_loading import CODE_FIELDS, SafeLoading
 
 PREFIX = "tokenmix_"
-_KEPT_LAYER_TYPES = "tokenmix_layer_types"  # what `layer_types` was, in config.json
+_KEPT = "tokenmix_layer_types"  # what `layer_types` was, in config.json
+_CONFIGS: dict[type[PreTrainedConfig], type[PreTrainedConfig]] = {}  # by the family's own class
+_MODELS: dict[type[PreTrainedModel], type[PreTrainedModel]] = {}
+_REGISTERED: set[type[PreTrainedConfig]] = set()
 
 
 class SwappedModel(SafeLoading):
@@ -38,14 +39,14 @@ class SwappedModel(SafeLoading):
         from tokenmix.hf.swap import install_mixers
 
         install_mixers(self, self.config.tokenmix)
-        super().post_init()  # type: ignore[misc]  # the mixin stands before a PreTrainedModel
+        super().post_init()
 
     @torch.no_grad()
     def _init_weights(self: Any, module: nn.Module) -> None:
         if isinstance(module, TokenMixer):
             initialise_mixer(module)
         else:
-            super()._init_weights(module)  # type: ignore[misc]  # see post_init
+            super()._init_weights(module)
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -69,7 +70,7 @@ class SwappedConfig:
         output: dict[str, Any] = super().to_dict()  # type: ignore[misc]  # the mixin stands before a PreTrainedConfig
         swapped = (output.get("tokenmix") or {}).get("layers", {})
         if swapped:
-            output[_KEPT_LAYER_TYPES] = output.get("layer_types")
+            output[_KEPT] = output.get("layer_types")
             output["layer_types"] = [f"tokenmix:{key}:{spec['mixer']}" for key, spec in swapped.items()]
         return output
 
@@ -77,52 +78,56 @@ class SwappedConfig:
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """From JSON."""
         values = dict(config_dict)
-        if _KEPT_LAYER_TYPES in values:
-            kept = values.pop(_KEPT_LAYER_TYPES)
+        if _KEPT in values:
+            kept = values.pop(_KEPT)
             values.pop("layer_types", None)
             if kept is not None:
                 values["layer_types"] = kept
         return super().from_dict(values, **kwargs)  # type: ignore[misc]  # see to_dict
 
 
-@functools.cache
 def swapped_config_class(base: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
     """The configuration class of swapped models of a family."""
+    if base in _CONFIGS:
+        return _CONFIGS[base]
 
     def __post_init__(self: Any, **kwargs: Any) -> None:
         register_models(base)
-        base.__post_init__(self, **kwargs)
+        base.__post_init__(self, **{name: value for name, value in kwargs.items() if name not in CODE_FIELDS})
 
     members = {
-        "__module__": __name__,
         "__doc__": f"{base.__name__} of a model with some attention swapped by `tokenmix.hf.swap_mixers`.",
         "__annotations__": {"tokenmix": dict[str, Any] | None},
         "__post_init__": __post_init__,
         "model_type": PREFIX + base.model_type,
         "tokenmix": None,
     }
-    name = f"Tokenmix{base.__name__}"
-    made = strict(type(name, (SwappedConfig, base), members))
-    setattr(sys.modules[__name__], name, made)
-    return made  # type: ignore[no-any-return]  # strict is untyped
+    made: type[PreTrainedConfig] = strict(_new_class((SwappedConfig, base), members))
+    _CONFIGS[base] = made
+    return made
 
 
-@functools.cache
 def swapped_model_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
     """The class of swapped models for a class of transformers."""
-    name = f"Tokenmix{base.__name__}"
-    config_class = swapped_config_class(base.config_class)  # type: ignore[arg-type]  # every model class has one
+    if base in _MODELS:
+        return _MODELS[base]
+    stock_config: Any = base.config_class
+    config_class = swapped_config_class(stock_config)
+    float32 = [*(base._keep_in_fp32_modules_strict or ()), *SwappedModel._keep_in_fp32_modules_strict]
     members = {
-        "__module__": __name__,
         "__doc__": f"{base.__name__} with some attention swapped by `tokenmix.hf.swap_mixers`.",
         "__annotations__": {"config": config_class},
         "config_class": config_class,
-        "_keep_in_fp32_modules_strict": [
-            *(base._keep_in_fp32_modules_strict or ()),
-            *SwappedModel._keep_in_fp32_modules_strict,
-        ],
+        "_keep_in_fp32_modules_strict": float32,
     }
-    made = type(name, (SwappedModel, base), members)
+    _MODELS[base] = _new_class((SwappedModel, base), members)
+    return _MODELS[base]
+
+
+def _new_class(bases: tuple[type, type], members: dict[str, Any]) -> Any:
+    """A class, as an attribute of this module, where pickle looks for it."""
+    name = f"Tokenmix{bases[1].__name__}"
+    made = type(name, bases, {"__module__": __name__, **members})
     setattr(sys.modules[__name__], name, made)
     return made
 
@@ -135,25 +140,23 @@ def change_class(model: PreTrainedModel) -> None:
     dict.__setitem__(_CAN_RECORD_REGISTRY, str(type(model)), type(model)._can_record_outputs)
 
 
-@functools.cache
 def register_models(base: type[PreTrainedConfig]) -> None:
     """Register the swapped class of every Auto class of a family: when its configuration is first made."""
+    if base in _REGISTERED:
+        return
+    _REGISTERED.add(base)
     config_class = swapped_config_class(base)
-    for auto_class in vars(modeling_auto).values():
+    for name, value in list(vars(modeling_auto).items()):
+        auto_class: Any = value
         mapping = getattr(auto_class, "_model_mapping", None)
-        if mapping is None or not isinstance(auto_class, type):
-            continue
-        model_class = mapping.get(base, None)
-        # some Auto classes give a class of another family, whose own configuration has this one inside
-        if isinstance(model_class, type) and issubclass(model_class, PreTrainedModel) and model_class.config_class is base:
-            auto_class.register(config_class, swapped_model_class(model_class), exist_ok=True)
-    names: Mapping[str, Any] = {
-        key: value for key, value in vars(modeling_auto).items() if key.endswith("_MAPPING_NAMES")
-    }
-    for mapping_names in names.values():  # Trainer and pipelines look class names up there
-        name = mapping_names.get(base.model_type)
-        if isinstance(name, str):
-            mapping_names[config_class.model_type] = f"Tokenmix{name}"
+        if isinstance(auto_class, type) and mapping is not None:
+            model_class = mapping.get(base, None)
+            # some Auto classes give a class of another family, whose configuration has this one inside
+            if getattr(model_class, "config_class", None) is base:
+                auto_class.register(config_class, swapped_model_class(model_class), exist_ok=True)  # type: ignore[attr-defined]  # an Auto class
+        elif name.endswith("_MAPPING_NAMES") and isinstance(value.get(base.model_type), str):
+            # Trainer and pipelines look the names of classes up there
+            value[config_class.model_type] = f"Tokenmix{value[base.model_type]}"
 
 
 def register_configs() -> None:
@@ -168,7 +171,7 @@ def __getattr__(name: str) -> Any:
     if name.startswith("Tokenmix"):
         import transformers
 
-        base = getattr(transformers, name.removeprefix("Tokenmix"), None)
+        base: Any = getattr(transformers, name.removeprefix("Tokenmix"), None)
         if isinstance(base, type) and issubclass(base, PreTrainedModel):
             return swapped_model_class(base)
         if isinstance(base, type) and issubclass(base, PreTrainedConfig):

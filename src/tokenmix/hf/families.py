@@ -20,8 +20,8 @@ class Family:
     """One kind of model.
 
     Args:
-        stacks: path of each list of layers from the base model, by the prefix of its layer keys ("" where there is one).
-        attention: path of the self-attention inside a layer; it is called with features and returns (features, weights).
+        stacks: path of each list of layers from the base model, by the prefix of its layer keys ("" for a single one).
+        attention: path of the self-attention inside a layer; called with features, it returns (features, weights).
         read: from the layer and the attention to q, k, v and o as (weight, bias).
         output: path in a layer of a projection that follows the attention and belongs to it; a mixer has its own.
         rotary: path of the module that makes rotary angles, from the base model.
@@ -62,7 +62,8 @@ def _fused(qkv: str, o: str, by_head: bool = False) -> Any:
                 return None
             return x.unflatten(0, (-1, 3, width))[:, i].flatten(0, 1) if by_head else x.chunk(3)[i]
 
-        return (*((part(weight, i), part(bias, i)) for i in range(3)), _linear(attention.get_submodule(o)))  # type: ignore[return-value]  # a weight is there
+        inside: Any = [(part(weight, i), part(bias, i)) for i in range(3)]
+        return (*inside, _linear(attention.get_submodule(o)))
 
     return read
 
@@ -125,7 +126,7 @@ def read_attention(model: PreTrainedModel, family: Family, layer: nn.Module) -> 
     attention: Any = layer.get_submodule(family.attention)
     (q, q_bias), (k, k_bias), (v, v_bias), (o, o_bias) = family.read(layer, attention)
     width = int(_first(attention, "head_dim", "attention_head_size", "head_size"))
-    q_norm, k_norm = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
+    q_norm: Any = getattr(attention, "q_norm", None)
     frequencies, rope_scale = _rope(model, family, attention)
     shape = AttentionShape(
         dim=q.shape[1],
@@ -139,7 +140,9 @@ def read_attention(model: PreTrainedModel, family: Family, layer: nn.Module) -> 
         rope_scale=rope_scale,
         qk_norm_eps=None if q_norm is None else float(q_norm.variance_epsilon),
     )
-    norms = {} if q_norm is None else {"q_norm": q_norm.weight.detach(), "k_norm": k_norm.weight.detach()}
+    norms = {}
+    if q_norm is not None:
+        norms = {"q_norm": q_norm.weight.detach(), "k_norm": attention.k_norm.weight.detach()}
     # ours is 1 / sqrt(width), and so is that of an attention that does not tell
     factor = getattr(attention, "scaling", width**-0.5) * width**0.5 if family.scaled else 1.0
     if abs(factor - 1) > 1e-9:

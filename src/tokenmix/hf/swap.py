@@ -12,9 +12,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tokenmix.hf.adapter import MixerAttention
-from tokenmix.hf.classes import SwappedModel, change_class, swapped_config_class
+from tokenmix.hf.classes import SwappedConfig, SwappedModel, change_class, swapped_config_class
 from tokenmix.hf.families import Family, family_of, read_attention
-from tokenmix.hf.layer_keys import expand_keys, layer_key, split_key
+from tokenmix.hf.layer_keys import expand_keys, split_key
 from tokenmix.mixer import TokenMixer, build_mixer, get_mixer
 
 VERSION = 1  # of what config.json says about swapped layers
@@ -72,13 +72,14 @@ def swap_mixers(
     for key, spec in wanted.items():  # all of them, before the first is put in its place
         stack, index = split_key(key)
         made[key] = _make(model, family, stacks[stack][index], index, spec, init)
-    config = copy.deepcopy(model.config)
-    config.__class__ = swapped_config_class(_stock_config(type(config)))
+    config: Any = copy.deepcopy(model.config)
+    if not isinstance(config, SwappedConfig):
+        config.__class__ = swapped_config_class(type(config))
     config.tokenmix = {"version": VERSION, "layers": {**before, **{key: spec for key, (_, spec) in made.items()}}}
     old = model.config
     for module in model.modules():
         if getattr(module, "config", None) is old:
-            module.config = config  # type: ignore[assignment]  # not a parameter
+            module.config = config
     for key, (adapter, _) in made.items():
         stack, index = split_key(key)
         _put(stacks[stack][index], family, adapter)
@@ -119,8 +120,7 @@ def swapped_mixers(model: nn.Module) -> dict[str, TokenMixer]:
         >>> swapped_mixers(nn.Linear(2, 2))
         {}
     """
-    found = _adapters(model)
-    return {key: adapter.mixer for key, adapter in found.items()}
+    return {key: adapter.mixer for key, adapter in _adapters(model).items()}
 
 
 def carried_weights(model: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -168,10 +168,10 @@ def _stacks(model: PreTrainedModel, family: Family) -> dict[str, nn.ModuleList]:
     Raises:
         ValueError: a model of the family that is built otherwise.
     """
-    found = {}
+    found: dict[str, nn.ModuleList] = {}
     for name, path in family.stacks.items():
         try:
-            stack = functools.reduce(getattr, path.split("."), model.base_model)
+            stack: Any = functools.reduce(getattr, path.split("."), model.base_model)
             stack[0].get_submodule(family.attention)
         except (AttributeError, IndexError):
             continue
@@ -181,7 +181,7 @@ def _stacks(model: PreTrainedModel, family: Family) -> dict[str, nn.ModuleList]:
             f"model: expected layers at {' or '.join(family.stacks.values())} with {family.attention!r} inside, found "
             f"none in {type(model).__name__}"
         )
-    return found  # type: ignore[return-value]  # lists of layers
+    return found
 
 
 def _make(
@@ -230,24 +230,32 @@ def _put(layer: nn.Module, family: Family, adapter: MixerAttention) -> None:
 
 def _change_classes(model: PreTrainedModel, but: PreTrainedModel | None = None) -> None:
     """Give the model, and every model inside it that holds a mixer, its swapped class."""
-    for part in model.modules():
-        if isinstance(part, PreTrainedModel) and part is not but:
-            if any(isinstance(module, MixerAttention) for module in part.modules()):
-                change_class(part)
+    for part in list(model.modules()):
+        mixers = [module.mixer for module in part.modules() if isinstance(module, MixerAttention)]
+        if not isinstance(part, PreTrainedModel) or not mixers:
+            continue
+        if part is not but:
+            change_class(part)
+        # transformers then refuses assisted decoding, which wants a memory that goes back
+        part._is_stateful = part._is_stateful or any(_keeps_a_summary(mixer) for mixer in mixers)
 
 
-def _stock_config(cls: type[Any]) -> type[Any]:
-    return cls.__mro__[2] if cls.__name__.startswith("Tokenmix") else cls
+def _keeps_a_summary(mixer: TokenMixer) -> bool:
+    if not mixer.is_causal:
+        return False
+    return any(tensor.numel() for tensor in mixer.init_state(1, device="meta").tensors.values())
 
 
 def _adapters(model: nn.Module) -> dict[str, MixerAttention]:
     """Adapters by layer key."""
-    found: dict[str, MixerAttention] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, MixerAttention):
-            stack = next((part for part in name.split(".") if part in ("encoder", "decoder")), "")
-            whole = next((m.config for m in model.modules() if isinstance(m, SwappedModel)), None)
-            named = set() if whole is None else set(whole.tokenmix["layers"])  # type: ignore[attr-defined]  # swapped
-            key = layer_key(stack, module.layer_idx)
-            found[key if key in named else str(module.layer_idx)] = module
+    adapters = {name: module for name, module in model.named_modules() if isinstance(module, MixerAttention)}
+    whole = next((module for module in model.modules() if isinstance(module, SwappedModel)), None)
+    if whole is None:
+        return {}
+    found = {}
+    for key in whole.config.tokenmix["layers"]:
+        stack, index = split_key(key)
+        for name, adapter in adapters.items():
+            if adapter.layer_idx == index and stack in ("", *name.split(".")):
+                found[key] = adapter
     return found

@@ -99,7 +99,7 @@ class Mamba(TokenMixer):
 
     @torch.no_grad()
     def take_attention(self, weights: AttentionWeights) -> tuple[str, ...]:
-        """v and o, for the first channels, whose convolution starts as the identity; q and k have no place."""
+        """Only v and o: for the first channels, whose convolution starts as the identity."""
         weights = weights.repeated()
         channels = weights.v.shape[0]
         if channels > self.inner:

@@ -135,7 +135,7 @@ def read_attention(model: PreTrainedModel, family: Family, layer: nn.Module) -> 
         head_dim=width,
         causal=bool(attention.is_causal),
         bias=any(bias is not None for bias in (q_bias, k_bias, v_bias, o_bias)),
-        window=getattr(attention, "sliding_window", None),
+        window=getattr(attention, "sliding_window", getattr(model.config, "sliding_window", None)),
         rope_frequencies=frequencies,
         rope_scale=rope_scale,
         qk_norm_eps=None if q_norm is None else float(q_norm.variance_epsilon),

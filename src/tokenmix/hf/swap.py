@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from tokenmix.hf.adapter import MixerAttention
 from tokenmix.hf.classes import SwappedConfig, SwappedModel, change_class, swapped_config_class
 from tokenmix.hf.families import Family, family_of, read_attention
-from tokenmix.hf.layer_keys import expand_keys, split_key
+from tokenmix.hf.layer_keys import expand_keys, layer_key, split_key
 from tokenmix.mixer import TokenMixer, build_mixer, get_mixer
 
 VERSION = 1  # of what config.json says about swapped layers
@@ -252,10 +252,10 @@ def _adapters(model: nn.Module) -> dict[str, MixerAttention]:
     whole = next((module for module in model.modules() if isinstance(module, SwappedModel)), None)
     if whole is None:
         return {}
+    places = [split_key(key) for key in whole.config.tokenmix["layers"]]
     found = {}
-    for key in whole.config.tokenmix["layers"]:
-        stack, index = split_key(key)
-        for name, adapter in adapters.items():
+    for name, adapter in adapters.items():  # in the order of the model, not of the keys in config.json
+        for stack, index in places:
             if adapter.layer_idx == index and stack in ("", *name.split(".")):
-                found[key] = adapter
+                found[layer_key(stack, index)] = adapter
     return found

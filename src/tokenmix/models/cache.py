@@ -56,6 +56,7 @@ class MixerCacheLayer(CacheLayerMixin):
         """The state to read and advance, made for `batch` rows at the first call, of the device and dtype of `like`."""
         if self.state is None:
             self.state = mixer.init_state(batch, device=like.device, dtype=like.dtype)
+            self.keys = self.values = like.new_empty(batch, 0)  # Whisper's generate takes the rows of a cache apart
         self.is_initialized = True
         return self.state
 
@@ -116,6 +117,7 @@ class MixerCacheLayer(CacheLayerMixin):
         """Keep the rows `beam_idx` (n,), in that order; rows may repeat (beam search)."""
         if self.state is not None:
             self.state.reorder(beam_idx)
+            self.keys = self.values = self.keys.new_empty(len(beam_idx), 0)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep the rows `indices`: (n,) integers, or (B,) bool."""

@@ -25,6 +25,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"heads": 4, "kv_heads": 2},
         {"heads": 4, "rope": True},
         {"heads": 4, "kv_heads": 2, "rope": True, "causal": False, "bias": True},
+        {"heads": 4, "rope": True, "rope_frequencies": [1.0, 0.3], "rope_scale": 1.2, "qk_norm": True},
     ],
     "sliding_window": [
         {"heads": 4, "window": 5},
@@ -35,6 +36,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "ls_attention": [
         {"heads": 4, "long_heads": 1, "window": 5},
         {"heads": 4, "long_heads": 1, "window": 5, "causal": False},
+        {"heads": 4, "kv_heads": 2, "long_heads": 2, "window": 5, "rope": True, "qk_norm": True},
     ],
     "gam": [{"slots": 16}, {"slots": 16, "memory": "written"}, {"slots": 16, "causal": False}],
     "linear_attention": [{"heads": 4}, {"heads": 4, "causal": False}],

@@ -102,7 +102,12 @@ class Trained:
 
 
 def train_or_resume(
-    model: PreTrainedModel, config: TrainingConfig, folder: str | os.PathLike[str], **options: Any
+    model: PreTrainedModel,
+    config: TrainingConfig,
+    folder: str | os.PathLike[str],
+    *,
+    trainer_class: type[MixerTrainer] = MixerTrainer,
+    **options: Any,
 ) -> Trained:
     """Train, from the folder's last whole checkpoint if there is one; the result is bit for bit the same.
 
@@ -110,7 +115,8 @@ def train_or_resume(
         model: with the weights that it starts from.
         config: how to train.
         folder: for checkpoints.
-        options: `train_dataset`, `data_collator`, `processing_class` and others of Hugging Face's Trainer.
+        trainer_class: a Trainer with another loss.
+        options: `train_dataset`, `data_collator`, `processing_class` and others of the Trainer.
 
     Returns:
         The log and the time; the model is trained in place.
@@ -125,7 +131,7 @@ def train_or_resume(
             model.load_state_dict(weights)
             torch.nn.Module.to(model, arguments.device)
             return _trained(state)
-    trainer = MixerTrainer(model=model, args=arguments, **options)
+    trainer = trainer_class(model=model, args=arguments, **options)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)  # no autocast after training
     return _trained(trainer.state)

@@ -165,6 +165,8 @@ class Stack(nn.Module):
         True
     """
 
+    block_class: type[MixerBlock] = MixerBlock
+
     def __init__(
         self,
         dim: int,
@@ -188,7 +190,7 @@ class Stack(nn.Module):
         if unknown:
             raise ValueError(f"feed_forward: expected letters of mixers {sorted(mixers)}, found {unknown}")
         self.layers = nn.ModuleList(
-            MixerBlock(
+            self.block_class(
                 build_mixer(mixers[letter], dim),
                 feed_forward=by_letter.get(letter, "swiglu"),
                 feed_forward_dim=feed_forward_dim,
@@ -255,14 +257,19 @@ class Stack(nn.Module):
         for block, layer_state in zip(self.layers, states, strict=True):
             if hidden_states is not None:
                 hidden_states.append(_restore(x, order))
-            if self.gradient_checkpointing and self.training and layer_state is None:
-                x = checkpoint(block, x, layout, use_reentrant=False)
-            else:
-                x = block(x, layout, layer_state)
+                x = hidden_states[-1] if order is None else take_tokens(hidden_states[-1], order)  # for its gradient
+            x = self.run_block(block, x, layout, layer_state)
         x = _restore(self.norm(x), order)
         if hidden_states is not None:
             hidden_states.append(x)
         return x
+
+    def run_block(self, block: nn.Module, x: Tensor, layout: Layout, state: MixerState | None) -> Tensor:
+        """One layer, recomputed in the backward pass if that is asked for."""
+        if self.gradient_checkpointing and self.training and state is None:
+            return checkpoint(block, x, layout, use_reentrant=False)
+        y: Tensor = block(x, layout, state)
+        return y
 
 
 def resolve_pattern(pattern: str, mixers: Mapping[str, Any], layers: int | None = None) -> str:

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers.modeling_utils
 from tiny_models import BOTH_WAYS, HEADS, MIXED, STACKS, VOCABULARY, assert_close, build, left_padded, tokens
 from torch import Tensor
 
-import tokenmix.blocks
 from tokenmix import Layout
 from tokenmix.models import MixerModel
 from tokenmix.models.pooling import pool
@@ -193,8 +193,8 @@ def test_bfloat16(head: str, name: str) -> None:
 @pytest.mark.parametrize(("head", "name"), SHORT)
 def test_gradient_checkpointing_changes_no_gradient(head: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    original = tokenmix.blocks.checkpoint
-    monkeypatch.setattr(tokenmix.blocks, "checkpoint", lambda *a, **k: calls.append(1) or original(*a, **k))
+    original = transformers.modeling_utils.checkpoint
+    monkeypatch.setattr(transformers.modeling_utils, "checkpoint", lambda *a, **k: calls.append(1) or original(*a, **k))
     model, ids = make(head, name, dropout=0.2, classifier_dropout=0.3).train(), tokens(2, 7)
     gradients = []
     for switch in (None, model.gradient_checkpointing_enable):

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers.modeling_utils
 from tiny_models import STACKS, VOCABULARY, assert_close, build, tokens
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-import tokenmix.blocks
 import tokenmix.mixer
 from tokenmix import Layout, MixerState, TokenMixer, register_mixer
 from tokenmix.mixer import build_mixer
@@ -183,8 +183,8 @@ def test_resize(tied: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", STACKS)
 def test_gradient_checkpointing_changes_no_gradient(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    original = tokenmix.blocks.checkpoint
-    monkeypatch.setattr(tokenmix.blocks, "checkpoint", lambda *a, **k: calls.append(1) or original(*a, **k))
+    original = transformers.modeling_utils.checkpoint
+    monkeypatch.setattr(transformers.modeling_utils, "checkpoint", lambda *a, **k: calls.append(1) or original(*a, **k))
     model, ids = build(name, dropout=0.2).train(), tokens(2, 7)
     gradients = []
     for switch in (None, model.gradient_checkpointing_enable, model.gradient_checkpointing_disable):

@@ -6,6 +6,7 @@ are first needed, and are attributes of this module.
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -21,9 +22,10 @@ from tokenmix.hf.families import FAMILIES
 from tokenmix.mixer import TokenMixer
 from tokenmix.models.initialise import initialise_mixer
 from tokenmix.models.safe_loading import CODE_FIELDS, SafeLoading
+from tokenmix.models.stack import FLOAT32_PATTERNS, present_patterns
 
 PREFIX = "tokenmix_"
-_KEPT = "tokenmix_layer_types"  # what `layer_types` was, in config.json
+_NOTICE = "heads, and tokenmix mixers in the place of some attention: import tokenmix.hf, then load with an Auto class"
 _CONFIGS: dict[type[PreTrainedConfig], type[PreTrainedConfig]] = {}  # by the family's own class
 _MODELS: dict[type[PreTrainedModel], type[PreTrainedModel]] = {}
 _REGISTERED: set[type[PreTrainedConfig]] = set()
@@ -32,7 +34,7 @@ _REGISTERED: set[type[PreTrainedConfig]] = set()
 class SwappedModel(SafeLoading):
     """What a model whose attention was swapped has beyond its family: it builds, draws and keeps its mixers."""
 
-    _keep_in_fp32_modules_strict = [r"\.A_log$", r"\.D$", r"\.dt_bias$"]
+    _keep_in_fp32_modules_strict = list(FLOAT32_PATTERNS)
 
     def post_init(self: Any) -> None:
         """Put the mixers in their places before weights are drawn and tied, and names looked up."""
@@ -40,6 +42,8 @@ class SwappedModel(SafeLoading):
 
         install_mixers(self, self.config.tokenmix)
         super().post_init()
+        absent = set(FLOAT32_PATTERNS) - present_patterns(self)
+        self._keep_in_fp32_modules_strict = set(self._keep_in_fp32_modules_strict) - absent
 
     @torch.no_grad()
     def _init_weights(self: Any, module: nn.Module) -> None:
@@ -61,50 +65,50 @@ class SwappedModel(SafeLoading):
 class SwappedConfig:
     """What a configuration has beyond its family: the field `tokenmix`, which tells the swapped layers.
 
-    In config.json `layer_types` names them too, with names that transformers refuses: the stock class of the family
-    then fails to load the checkpoint, where it would draw the missing attention at random.
+    In config.json the number of heads is a sentence that begins with it. The stock class of the family wants an
+    integer there, so it fails to load the checkpoint, where it would otherwise draw the missing attention at random.
     """
 
     def to_dict(self: Any) -> dict[str, Any]:
         """As JSON."""
         output: dict[str, Any] = super().to_dict()  # type: ignore[misc]  # the mixin stands before a PreTrainedConfig
-        swapped = (output.get("tokenmix") or {}).get("layers", {})
-        if swapped:
-            output[_KEPT] = output.get("layer_types")
-            output["layer_types"] = [f"tokenmix:{key}:{spec['mixer']}" for key, spec in swapped.items()]
+        name = _heads_field(type(self))
+        if output.get("tokenmix") and name in output:
+            output[name] = f"{output[name]} {_NOTICE}"
         return output
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """From JSON."""
-        values = dict(config_dict)
-        if _KEPT in values:
-            kept = values.pop(_KEPT)
-            values.pop("layer_types", None)
-            if kept is not None:
-                values["layer_types"] = kept
-        return super().from_dict(values, **kwargs)  # type: ignore[misc]  # see to_dict
 
 
 def swapped_config_class(base: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
     """The configuration class of swapped models of a family."""
     if base in _CONFIGS:
         return _CONFIGS[base]
+    heads = _heads_field(base)
 
     def __post_init__(self: Any, **kwargs: Any) -> None:
         register_models(base)
+        given = getattr(self, heads)
+        if isinstance(given, str):
+            if not re.fullmatch(rf"\d+ {re.escape(_NOTICE)}", given):
+                raise ValueError(f"{heads}: expected an integer, found {given!r}")
+            setattr(self, heads, int(given.split()[0]))
         base.__post_init__(self, **{name: value for name, value in kwargs.items() if name not in CODE_FIELDS})
 
     members = {
         "__doc__": f"{base.__name__} of a model with some attention swapped by `tokenmix.hf.swap_mixers`.",
-        "__annotations__": {"tokenmix": dict[str, Any] | None},
+        "__annotations__": {"tokenmix": dict[str, Any] | None, heads: int | str},
         "__post_init__": __post_init__,
         "model_type": PREFIX + base.model_type,
         "tokenmix": None,
+        heads: getattr(base, heads),
     }
     made: type[PreTrainedConfig] = strict(_new_class((SwappedConfig, base), members))
     _CONFIGS[base] = made
     return made
+
+
+def _heads_field(config_class: type[Any]) -> str:
+    """What the family calls its number of heads (the encoder's, in a pair)."""
+    return str(config_class.attribute_map.get("num_attention_heads", "num_attention_heads"))
 
 
 def swapped_model_class(base: type[PreTrainedModel]) -> type[PreTrainedModel]:

@@ -16,9 +16,9 @@ from tokenmix.hf.classes import SwappedConfig, SwappedModel, change_class, swapp
 from tokenmix.hf.families import Family, family_of, read_attention
 from tokenmix.hf.layer_keys import expand_keys, layer_key, split_key
 from tokenmix.mixer import TokenMixer, build_mixer, get_mixer
+from tokenmix.models.stack import keep_float32
 
 VERSION = 1  # of what config.json says about swapped layers
-_FLOAT32 = ("A_log", "D", "dt_bias")
 
 
 def swap_mixers(
@@ -214,9 +214,8 @@ def _make(
 
 def _in_type(mixer: TokenMixer, dtype: torch.dtype) -> TokenMixer:
     """The mixer in the model's type, except for what is kept in float32."""
-    for name, parameter in mixer.named_parameters():
-        if name.rpartition(".")[2] not in _FLOAT32:
-            parameter.data = parameter.data.to(dtype)
+    mixer = mixer.to(dtype)
+    keep_float32(mixer)
     return mixer
 
 

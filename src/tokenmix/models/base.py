@@ -13,6 +13,7 @@ from tokenmix.mixer import TokenMixer
 from tokenmix.models.config import MixerConfig
 from tokenmix.models.initialise import initialise_mixer, rescale_residual
 from tokenmix.models.safe_loading import SafeLoading
+from tokenmix.models.stack import FLOAT32_PATTERNS, present_patterns
 
 
 class MixerPreTrainedModel(SafeLoading, PreTrainedModel):
@@ -23,9 +24,14 @@ class MixerPreTrainedModel(SafeLoading, PreTrainedModel):
     base_model_prefix = "model"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["MixerBlock"]
+    _no_split_modules = ["RecomputedBlock"]
     _skip_keys_device_placement = ["cache", "past_key_values"]
-    _keep_in_fp32_modules_strict = [r"\.A_log$", r"\.D$", r"\.dt_bias$"]
+    _keep_in_fp32_modules_strict = list(FLOAT32_PATTERNS)
+
+    def post_init(self) -> None:
+        """As transformers', and keep in float32 only what is there."""
+        super().post_init()
+        self._keep_in_fp32_modules_strict = present_patterns(self)
 
     @classmethod
     def is_custom_code(cls) -> bool:

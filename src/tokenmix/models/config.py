@@ -10,10 +10,10 @@ import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from tokenmix.blocks import Stack
 from tokenmix.mixer import check_positive
 from tokenmix.models.pooling import POOLINGS
 from tokenmix.models.safe_loading import CODE_FIELDS
+from tokenmix.models.stack import ModelStack
 
 _WRITTEN_BY_TRANSFORMERS = (
     "architectures", "attn_implementation", "dtype", "model_type", "quantization_config", "torch_dtype",
@@ -124,9 +124,9 @@ class MixerConfig(PreTrainedConfig):
             self.num_hidden_layers = len(blocks)
         super().__post_init__(**kwargs)
 
-    def build_stack(self) -> Stack:
+    def build_stack(self) -> ModelStack:
         """The layers that this configuration describes."""
-        return Stack(
+        return ModelStack(
             self.hidden_size,
             self.mixers,
             self.pattern,

@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM := false
 # waiting threads sleep: on a machine with other work, spinning makes two threads up to eight times slower
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo small test test-slow lint format clean
+.PHONY: demo small test test-slow test-hf test-oldest lint format clean
 
 demo: $(READY)  ## five mixers on Python's own source text, about a minute after the install
 	$(RUN)/python recipes/language_modeling/train.py --config recipes/language_modeling/configs/smoke.yaml
@@ -20,6 +20,12 @@ test: lint  ## ruff, mypy (strict) and the test suite
 
 test-slow: $(READY)  ## proofs that take minutes
 	$(RUN)/python -m pytest -m slow
+
+test-hf: $(READY)  ## transformers' own tests, fetched from PyPI, on our models (docs/hf_suite.md)
+	$(RUN)/python tests/hf_suite/run.py
+
+test-oldest: $(READY)  ## tests of models and swapped models with the oldest transformers that pyproject.toml allows
+	$(RUN)/python tests/hf_suite/oldest.py
 
 lint: $(READY)
 	$(RUN)/ruff check .

@@ -40,7 +40,7 @@ class MambaReport:
 
     accelerated: tuple[str, ...]
     left: Mapping[str, str]
-    _undo: tuple[Callable[[], None], ...] = field(default=(), repr=False)
+    _undo: tuple[Callable[[], object], ...] = field(default=(), repr=False)
 
     def __enter__(self) -> MambaReport:
         return self
@@ -124,7 +124,7 @@ def _accelerate_classes() -> MambaReport:
             continue
         if kind not in ORIGINALS:
             ORIGINALS[kind] = kind.__dict__["forward"]
-            kind.forward = forward  # type: ignore[attr-defined]  # a module
+            kind.forward = forward
             undo.append(lambda kind=kind: _restore_class(kind))
         accelerated.append(name)
     if KERNELS:
@@ -146,7 +146,7 @@ def _accelerate_layers(model: nn.Module) -> MambaReport:
             accelerated.append(name)
             continue
         why = _foreign(kind)
-        if type(module).forward is not kind.forward:  # type: ignore[attr-defined]  # a module
+        if type(module).forward is not kind.forward:
             why = "its class has a forward of its own"
         elif "forward" in module.__dict__:
             why = "its forward is replaced already (by accelerate's hooks, say): call this before that is done"

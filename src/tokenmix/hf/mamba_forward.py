@@ -181,7 +181,8 @@ def _memory(cache: Cache | None, index: int) -> Tensor | None:
     """The recurrent state before these tokens: (B, C, N) or (B, H, P, N)."""
     if cache is None or not cache.has_previous_state(index):
         return None
-    state: Tensor = cache.layers[index].recurrent_states[0]
+    layer: Any = cache.layers[index]
+    state: Tensor = layer.recurrent_states[0]
     return state.clone() if torch.is_grad_enabled() else state  # the cache is written in place, before backward
 
 

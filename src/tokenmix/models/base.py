@@ -31,7 +31,7 @@ class MixerPreTrainedModel(SafeLoading, PreTrainedModel):
     def post_init(self) -> None:
         """As transformers', and keep in float32 only what is there."""
         super().post_init()
-        self._keep_in_fp32_modules_strict = present_patterns(self)
+        self._keep_in_fp32_modules_strict = present_patterns(self)  # type: ignore[assignment]  # transformers' own is a set
 
     @classmethod
     def is_custom_code(cls) -> bool:

@@ -120,6 +120,8 @@ def test_outputs_and_gradients_are_equal(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in CASES if name not in DIFFERS])
 def test_generation_is_equal(name: str) -> None:
     """Left-padded rows with junk under the padding, greedy and with beams: the logits of every step."""
+    if name == "falcon_h1 norm" and CACHE_ARGUMENT != "cache":
+        pytest.skip("transformers before 5.24 cannot generate with Falcon-H1's norm and padding")
     model = build(name)
     ids = tokens(2, 7)
     mask = torch.ones_like(ids)

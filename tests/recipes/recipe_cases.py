@@ -6,6 +6,8 @@ import operator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 TRAIN = RECIPES / "language_modeling" / "train.py"
 CONFIGS = sorted((RECIPES / "language_modeling" / "configs").glob("*.yaml"))
@@ -32,3 +34,9 @@ def metrics(folder: Path) -> dict[str, Any]:
 
 def losses(folder: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in metrics(folder)["history"] if "loss" in line}
+
+
+def rows_of(recipe: str) -> list[Any]:
+    """Rows of expected.csv, as parameters of a test."""
+    rows = [row for row in EXPECTED if row["recipe"] == recipe]
+    return [pytest.param(r, marks=[pytest.mark.slow] if r["speed"] == "slow" else [], id=r["what"]) for r in rows]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from matplotlib import image
-from recipe_cases import COMPARISONS, CONFIGS, EXPECTED, TINY, TRAIN, losses, metrics
+from recipe_cases import COMPARISONS, CONFIGS, TINY, TRAIN, losses, metrics, rows_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tokenmix.models  # registers the Auto classes
@@ -28,11 +28,10 @@ def runs() -> dict[tuple[str, str], Path]:
 
 @pytest.mark.parametrize(
     "row",
-    [pytest.param(row, marks=[pytest.mark.slow] if row["speed"] == "slow" else [], id=row["what"]) for row in EXPECTED],
+    rows_of("language_modeling"),
 )
 def test_expected(recipe: ModuleType, runs: dict[tuple[str, str], Path], tmp_path: Path, row: dict[str, str]) -> None:
     """A row's value is a number or the name of an n-gram baseline; the stack `*` is every stack."""
-    assert row["recipe"] == "language_modeling"
     command = (row["config"], row["overrides"])
     if command not in runs:
         config = TRAIN.parent / "configs" / f"{row['config']}.yaml"

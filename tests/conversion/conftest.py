@@ -1,10 +1,6 @@
-"""Quiet transformers."""
+"""Lets the tests here import `conversion_cases`."""
 
-import pytest
-from transformers.utils import logging
+import sys
+from pathlib import Path
 
-
-@pytest.fixture(autouse=True, scope="session")
-def quiet() -> None:
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+sys.path.insert(0, str(Path(__file__).parent))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-collect_ignore = [] if "TOKENMIX_HF_SUITE" in os.environ else ["test_theirs.py", "test_planted_faults.py"]
+collect_ignore_glob = [] if "TOKENMIX_HF_SUITE" in os.environ else ["*.py"]
 if os.environ.get("TOKENMIX_FAULT"):
     from faults import FAULTS
 

@@ -114,7 +114,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
     """Print the scores of every point, and the sizes and speeds of both models."""
     console = console or make_console()
     table = Table(title=f"{report.model} on {report.text}", title_justify="left")
-    headings = ("model", "perplexity", "bits/byte", "gap closed (perplexity)", "gap closed (nats)", "steps", "train s")
+    headings = ("model", "perplexity", "bits/byte", "gap closed:\nperplexity", "\nnats", "steps", "train s")
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for point in report.points:
@@ -177,7 +177,7 @@ def gap_table(title: str, reports: Mapping[str, Report], baselines: Mapping[str,
         baselines: "bits_per_byte", and "perplexity" where it is a token's, of trivial models by name.
     """
     table = Table(title=title, title_justify="left")
-    for heading in ("model", "perplexity", "bits/byte", "gap closed: perplexity", "nats", "state bytes", "tokens/s"):
+    for heading in ("model", "perplexity", "bits/byte", "gap closed:\nperplexity", "\nnats", "state bytes", "tokens/s"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for name, scores in baselines.items():
         perplexity = f"{scores['perplexity']:.2f}" if "perplexity" in scores else ""

@@ -69,12 +69,12 @@ class SwappedConfig:
     integer there, so it fails to load the checkpoint, where it would otherwise draw the missing attention at random.
     """
 
-    def to_dict(self: Any) -> dict[str, Any]:
-        """As JSON."""
-        output: dict[str, Any] = super().to_dict()  # type: ignore[misc]  # the mixin stands before a PreTrainedConfig
+    def to_diff_dict(self: Any) -> dict[str, Any]:
+        """What config.json says; `to_dict`, which others compute with, keeps the number."""
+        output: dict[str, Any] = super().to_diff_dict()  # type: ignore[misc]  # the mixin stands before a PreTrainedConfig
         name = _heads_field(type(self))
-        if output.get("tokenmix") and name in output:
-            output[name] = f"{output[name]} {_NOTICE}"
+        if self.tokenmix:
+            output[name] = f"{getattr(self, name)} {_NOTICE}"
         return output
 
 

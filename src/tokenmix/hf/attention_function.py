@@ -83,8 +83,8 @@ def reads_another_sequence(
 ) -> bool:
     """Whether a module is cross attention, whose heads all read everything.
 
-    Its own word counts first (`tokenmix_cross_attention`, which `use_attention` sets where a probe shows it), then its
-    class and attributes, as transformers writes them; then, that it looks ahead and has not as many keys as queries.
+    Its own word counts first (an attribute `tokenmix_cross_attention`, which a user may set), then its class and
+    attributes, as transformers writes them; then, that it looks ahead and has not as many keys as queries.
     """
     stated = getattr(module, CROSS, None)
     if stated is not None:

@@ -72,11 +72,15 @@ def use_attention(
             output = model(**tried)
         if not calls:
             raise ValueError(f"model: {who} took the name {name!r} and never called its attention")
+        _check_all_called(model, calls)
         _check_causality(model, tried, output[0])
     except Exception:
         for config, implementation, stated in before:
             config._attn_implementation_internal = implementation
-            setattr(config, FIELD, stated)
+            if stated is not None:
+                setattr(config, FIELD, stated)
+            elif hasattr(config, FIELD):
+                delattr(config, FIELD)
         raise
     finally:
         model.train(training)
@@ -138,6 +142,14 @@ def _reads_tokens(model: PreTrainedModel) -> bool:
     return model.main_input_name == "input_ids" or bool(model.config.is_encoder_decoder)
 
 
+def _check_all_called(model: PreTrainedModel, calls: Mapping[str, int]) -> None:
+    """Refuse a model in which only some of the modules of one class called the attention."""
+    kinds = {type(module) for name, module in model.named_modules() if name in calls}
+    silent = [name for name, module in model.named_modules() if type(module) in kinds and name not in calls]
+    if silent:
+        raise ValueError(f"model: {', '.join(silent)} of {type(model).__name__} never called the attention, others did")
+
+
 def _check_causality(model: PreTrainedModel, inputs: dict[str, Any], before: Tensor) -> None:
     """For decoders: the last token must not change what stands before it."""
     pair = bool(model.config.is_encoder_decoder)
@@ -148,8 +160,8 @@ def _check_causality(model: PreTrainedModel, inputs: dict[str, Any], before: Ten
     changed = inputs[name].clone()
     changed[:, -1] = (changed[:, -1] + 1) % model.config.get_text_config().vocab_size
     after: Tensor = model(**{**inputs, name: changed})[0]
-    if not torch.equal(after[:, :-1], before[:, :-1]):
-        moved = float((after[:, :-1] - before[:, :-1]).abs().max())
+    moved = float((after[:, :-1] - before[:, :-1]).abs().max())
+    if moved > (0 if before.device.type == "cpu" else 1e-3):  # kernels elsewhere need not repeat themselves to the bit
         raise ValueError(
             f"model: with this attention a later token changes earlier outputs of {type(model).__name__} by {moved:.2g}"
         )

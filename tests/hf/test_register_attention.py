@@ -20,6 +20,7 @@ from transformers import (
     WavLMModel,
 )
 
+from tokenmix.hf import swap_mixers
 from tokenmix.hf.attention import register_attention
 from tokenmix.hf.attention_function import make_attention_function
 from tokenmix.hf.attention_masks import make_mask_function
@@ -207,6 +208,28 @@ def test_dropout_of_attention_is_done() -> None:
         assert torch.equal(model(ids).logits, model(ids).logits)
         model.train()
         assert not torch.equal(model(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize("attention", [*NARROW, "mixed_test"])
+def test_beside_swapped_layers(attention: str) -> None:
+    """A mixer reads padding and packing from the masks of registered attention."""
+    model = swap_mixers(build("llama"), {"1": "mamba2"})
+    use_attention(model, attention, **NARROW.get(attention, {}))
+    ids, mask, rows = left_padded([9, 4, 1])
+    with torch.no_grad():
+        left = model(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits
+        for i, row in enumerate(rows):
+            assert_close(left[i, -row.shape[1] :], model(row).logits[0], 1e-4)
+        documents = [tokens(1, size, seed) for seed, size in enumerate([5, 1, 6])]
+        places = torch.tensor([[0, 1, 2, 3, 4, 0, 0, 1, 2, 3, 4, 5]])
+        apart = torch.cat([model(document).logits for document in documents], dim=1)
+        assert_close(model(torch.cat(documents, dim=1), position_ids=places, use_cache=False).logits, apart, 1e-4)
+    options = {"attention_mask": mask, "max_new_tokens": 4, **FIXED}
+    expected = model.generate(ids, use_cache=False, **options)
+    for cache in (None, "static"):
+        found = model.generate(ids, cache_implementation=cache, **options)
+        for a, b in zip(found.logits, expected.logits, strict=True):
+            assert_close(a, b, 1e-4)
 
 
 # ---------------------------------------------------------------------- storage

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tokenmix.layout import Layout
 from tokenmix.mixer import TokenMixer
 from tokenmix.models.cache import mixer_layer
+from tokenmix.models.inputs import packed_segments
 
 
 class MixerAttention(nn.Module):
@@ -102,8 +103,9 @@ def read_mask(
         >>> read_mask(packed, (1, 3)).segments.tolist()
         [[0, 0, 1]]
     """
-    if mask is None:
-        return Layout(positions=positions)
+    if mask is None:  # flash attention tells packed documents by their places alone
+        packed = positions is not None and segment is None and not torch.compiler.is_compiling()
+        return Layout(positions=positions, segments=packed_segments(positions) if packed else None)
     if not isinstance(mask, Tensor):
         raise TypeError(
             f"attention_mask: expected a tensor or None, found {type(mask).__name__}; use attn_implementation "
@@ -113,6 +115,10 @@ def read_mask(
     if mask.dim() == 2:
         real = mask[:, -length:].bool()
         return Layout(mask=None if bool(real.all()) else real, positions=positions)
+    if mask.dtype == torch.int32 and mask.dim() == 4 and mask.shape[2] == 1:
+        return _read_code(mask[:, :2, 0, -length:].expand(batch, -1, -1), segment, positions)
+    if mask.dtype == torch.uint8:  # of a registered attention: bit 0 is what the model lets queries read
+        mask = (mask & 1).bool()
     if mask.dim() != 4 or mask.shape[0] not in (1, batch) or mask.shape[2] != length or mask.shape[3] < length:
         raise ValueError(f"attention_mask: expected shape ({batch}, 1, {length}, keys), found {tuple(mask.shape)}")
     keys = mask.shape[3]
@@ -135,6 +141,16 @@ def read_mask(
     if bool(starts.any()):
         segments = starts.cumsum(1) + (0 if segment is None else segment[:, None])
     return Layout(mask=real_mask, segments=segments, positions=positions)
+
+
+def _read_code(code: Tensor, segment: Tensor | None, positions: Tensor | None) -> Layout:
+    """What the masks of registered attention say: (B, 2, L), places plus 1 (0 at padding), and documents."""
+    real = code[:, 0] > 0
+    document = code[:, 1].long()
+    segments = None
+    if bool((document != document[:, :1]).any()):
+        segments = document - document[:, :1] + (0 if segment is None else segment[:, None])
+    return Layout(mask=None if bool(real.all()) else real, segments=segments, positions=positions)
 
 
 def _may_read(values: Tensor) -> Tensor:

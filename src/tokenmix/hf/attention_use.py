@@ -59,10 +59,11 @@ def use_attention(
     before = [(config, config._attn_implementation, getattr(config, FIELD, None)) for config in configs]
     training = model.training
     try:
-        for config in configs if options else ():
-            setattr(config, FIELD, {**(getattr(config, FIELD, None) or {}), name: options})
         for config in configs:
-            spec.of(config)  # refuses options that do not fit
+            setattr(config, FIELD, {**(getattr(config, FIELD, None) or {}), name: options})
+            whole = dict(spec.of(config).options)  # refuses options that do not fit
+            if spec.kind != "groups":  # all of them, so that another process needs no registration of its own
+                setattr(config, FIELD, {**getattr(config, FIELD), name: whole})
         model.set_attn_implementation(name)
         if model.config._attn_implementation != name:
             raise ValueError(f"model: {who} did not take {name!r}, and stays {model.config._attn_implementation!r}")

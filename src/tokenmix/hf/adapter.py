@@ -104,8 +104,9 @@ def read_mask(
         [[0, 0, 1]]
     """
     if mask is None:  # flash attention tells packed documents by their places alone
-        packed = positions is not None and segment is None and not torch.compiler.is_compiling()
-        return Layout(positions=positions, segments=packed_segments(positions) if packed else None)
+        if positions is None or segment is not None or torch.compiler.is_compiling():
+            return Layout(positions=positions)
+        return Layout(positions=positions, segments=packed_segments(positions))
     if not isinstance(mask, Tensor):
         raise TypeError(
             f"attention_mask: expected a tensor or None, found {type(mask).__name__}; use attn_implementation "

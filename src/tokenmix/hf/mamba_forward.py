@@ -62,23 +62,23 @@ def mamba_forward(
     low_rank, b, c = self.x_proj(u).split([self.time_step_rank, self.ssm_state_size, self.ssm_state_size], dim=-1)
     if hasattr(self, "dt_layernorm"):
         low_rank, b, c = self.dt_layernorm(low_rank), self.b_layernorm(b), self.c_layernorm(c)
-    dt = at_least_float32(F.linear(low_rank, self.dt_proj.weight))
-    if self.dt_proj.bias is not None:
-        dt = dt + at_least_float32(self.dt_proj.bias)
     y, last = selective_scan(
-        at_least_float32(u),  # so that y is rounded once, after the gate
-        F.softplus(dt),
+        u,
+        F.linear(low_rank, self.dt_proj.weight),
         -at_least_float32(self.A_log).exp(),
         b,
         c,
-        D=at_least_float32(self.D),
+        D=self.D,
+        z=gate,
+        dt_bias=self.dt_proj.bias,
+        softplus=True,
         starts=starts,
         mask=mask,
         state=memory,
     )
     if cache is not None:
         cache.update_recurrent_state(last, self.layer_idx)
-    output: Tensor = self.out_proj((y * F.silu(gate)).to(hidden_states.dtype))
+    output: Tensor = self.out_proj(y)
     return output
 
 
@@ -200,7 +200,7 @@ def _convolve(self: Any, x: Tensor, cache: Cache | None, mask: Tensor | None, st
         end, taps = window.shape[-1] - x.shape[1], self.conv_kernel_size - 1
         before = window[..., max(0, end - taps) : end]
         before = F.pad(before, (taps - before.shape[-1], 0)).transpose(1, 2)  # (B, K - 1, C)
-    activated: Tensor = self.act(
-        depthwise_conv(x, self.conv1d.weight[:, 0], self.conv1d.bias, starts=starts, state=before)
-    )
-    return activated
+    silu = self.activation in ("silu", "swish")
+    weight, bias = self.conv1d.weight[:, 0], self.conv1d.bias
+    y = depthwise_conv(x, weight, bias, starts=starts, state=before, silu=silu)
+    return y if silu else self.act(y)

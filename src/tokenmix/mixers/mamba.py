@@ -123,24 +123,27 @@ class Mamba(TokenMixer):
         before = None if state is None else state.recent("conv").to(inner.dtype)
         if state is not None:
             state.roll("conv", inner, layout.counts())
-        u = F.silu(depthwise_conv(inner, self.conv1d.weight[:, 0], self.conv1d.bias, starts=starts, state=before))
+        weight = self.conv1d.weight[:, 0]
+        u = depthwise_conv(inner, weight, self.conv1d.bias, starts=starts, state=before, silu=True)
         sizes = [self.dt_rank, self.state_size, self.state_size]
         low_rank, b, c = self.x_proj(u).split(sizes, dim=-1)
-        dt = at_least_float32(F.linear(low_rank, self.dt_proj.weight))  # the bias is added in float32
         y, last = selective_scan(
             u,
-            F.softplus(dt + at_least_float32(self.dt_proj.bias)),
+            F.linear(low_rank, self.dt_proj.weight),
             -at_least_float32(self.A_log).exp(),
             b,
             c,
-            D=at_least_float32(self.D),
+            D=self.D,
+            z=gate,
+            dt_bias=self.dt_proj.bias,
+            softplus=True,
             starts=starts,
             mask=layout.mask,
             state=None if state is None else state.get("ssm"),
         )
         if state is not None:
             state.put("ssm", last)
-        return self.out_proj(y.to(x.dtype) * F.silu(gate))
+        return self.out_proj(y)
 
     def fill_state(self, state: MixerState, dtype: torch.dtype) -> None:
         """The last inputs of the convolution, and h in float32."""

@@ -187,7 +187,8 @@ class Mamba2(TokenMixer):
         before = None if state is None else state.recent("conv").to(inner.dtype)
         if state is not None:
             state.roll("conv", inner, layout.counts())
-        inner = F.silu(depthwise_conv(inner, self.conv1d.weight[:, 0], self.conv1d.bias, starts=starts, state=before))
+        weight = self.conv1d.weight[:, 0]
+        inner = depthwise_conv(inner, weight, self.conv1d.bias, starts=starts, state=before, silu=True)
         width = self.groups * self.state_size
         u, b, c = inner.split([self.inner, width, width], dim=-1)
         y, last = ssd(

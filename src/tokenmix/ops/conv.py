@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tokenmix import kernels
 from tokenmix.ops.common import check_axes, check_tensor
+from tokenmix.ops.native_conv import native_conv
 from tokenmix.ops.precision import at_least_float32
 
 
@@ -18,13 +20,16 @@ def depthwise_conv(
     starts: Tensor | None = None,
     state: Tensor | None = None,
     causal: bool = True,
+    silu: bool = False,
 ) -> Tensor:
     """Mix each channel with its neighbours in time.
 
     y_t = bias + sum_i weight[:, K - 1 - i] x_(t - i), i = 0 .. K - 1, if causal;
     y_t = bias + sum_j weight[:, j] x_(t + j - (K - 1) / 2), j = 0 .. K - 1, if not.
 
-    K shifted additions in (B, L, C): nothing is transposed. Tokens of other documents count as 0.
+    With `silu`, silu(y) is returned. Nothing is transposed: K shifted additions in (B, L, C), by a native kernel
+    (`tokenmix.kernels`) on the CPU if causal, with one filter a channel, and not in float64. Tokens of other documents
+    count as 0.
 
     Args:
         x: (B, L, C) input; zero at padding.
@@ -33,6 +38,7 @@ def depthwise_conv(
         starts: (B, L) bool, first tokens of documents: no tap reaches across them.
         state: (B, K - 1, C) inputs before the first token, oldest first; default 0. Only if causal.
         causal: whether taps reach back only; if not, they are centred, and K is odd.
+        silu: whether silu is applied to the result.
 
     Returns:
         (B, L, C), in the type of x. Sums run in float32 or better.
@@ -52,16 +58,16 @@ def depthwise_conv(
     _check(x, weight, bias, starts, state, causal)
     kind, x = x.dtype, at_least_float32(x)
     weight = weight.to(x.dtype)
+    bias, state = (None if tensor is None else tensor.to(x.dtype) for tensor in (bias, state))
+    if causal and weight.dim() == 2 and kernels.serves(x):
+        return native_conv(x, weight, bias, state, starts, silu).to(kind)
     length, taps = x.shape[1], weight.shape[-1]
     left, right = (taps - 1, 0) if causal else (taps // 2, taps // 2)
-    if state is None:
-        wide = F.pad(x, (0, 0, left, right)) if taps > 1 else x
-    else:
-        wide = torch.cat([state.to(x.dtype), x], dim=1)
+    wide = F.pad(x, (0, 0, left, right)) if state is None else torch.cat([state, x], dim=1)
     document = None if starts is None else F.pad(starts, (left, right)).cumsum(1)  # (B, left + L + right)
     y = x * weight[..., left]
     if bias is not None:
-        y = y + bias.to(x.dtype)
+        y = y + bias
     for tap in range(taps):
         if tap == left:
             continue
@@ -70,7 +76,7 @@ def depthwise_conv(
             other = document[:, tap : tap + length] != document[:, left : left + length]
             there = there.masked_fill(other[..., None], 0)
         y = y.addcmul_(there, weight[..., tap])
-    return y.to(kind)
+    return (F.silu(y) if silu else y).to(kind)
 
 
 def _check(

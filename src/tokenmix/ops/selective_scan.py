@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from tokenmix.ops.common import check_axes, check_tensor, without_autocast
+from tokenmix import kernels
+from tokenmix.ops.common import check_axes, check_tensor
+from tokenmix.ops.loop_scan import loop_scan
+from tokenmix.ops.native_scan import native_scan
 from tokenmix.ops.precision import at_least_float32
-
-_BUFFER = 1 << 19  # numbers in one buffer of states: a chunk of time that stays in the cache
 
 
 def selective_scan(
@@ -21,24 +21,30 @@ def selective_scan(
     C: Tensor,
     *,
     D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    softplus: bool = False,
     starts: Tensor | None = None,
     mask: Tensor | None = None,
     state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run the selective state space recurrence along L.
 
-    h_t = exp(dt_t A) * h_(t-1) + (dt_t x_t) B_t^T;  y_t = h_t C_t + D x_t.
+    h_t = exp(dt_t A) * h_(t-1) + (dt_t x_t) B_t^T;  y_t = (h_t C_t + D x_t) * silu(z_t).
 
-    Time runs in chunks whose states live in reused buffers; the backward pass recomputes a chunk from
-    the state it started with, so that (B, L, C, N) never exists.
+    The states of all tokens, (B, L, C, N), never exist: the backward pass computes them again, a chunk at a time. On
+    the CPU a native kernel serves (`tokenmix.kernels`) unless x is float64; everywhere else, plain torch.
 
     Args:
         x: (B, L, C) input.
-        dt: (B, L, C) step sizes, positive.
+        dt: (B, L, C) step sizes, positive; before `dt_bias` and softplus, if `softplus`.
         A: (C, N) rates, negative.
         B: (B, L, N) how a token is written to the state.
         C: (B, L, N) how the state is read.
         D: (C,) weight of the input itself in the output.
+        z: (B, L, C) gate of the output; default none.
+        dt_bias: (C,) added to dt, in float32 or better.
+        softplus: whether the step sizes are softplus(dt + dt_bias).
         starts: (B, L) bool, first tokens of documents: what came before them is forgotten.
         mask: (B, L) bool, False at padding: the state passes it unchanged, and the output there is 0.
         state: (B, C, N) state before the first token; default 0.
@@ -60,149 +66,28 @@ def selective_scan(
         Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023, arXiv 2312.00752.
         B is discretised by Euler's rule (dt B), as in the authors' code, not by the zero-order hold of their paper.
     """
-    _check(x, dt, A, B, C, D, starts, mask, state)
+    _check(x, dt, A, B, C, D, z, dt_bias, starts, mask, state)
     u = at_least_float32(x)
     dt, A, B, C = (tensor.to(u.dtype) for tensor in (dt, A, B, C))
+    D, z, dt_bias, state = (None if tensor is None else tensor.to(u.dtype) for tensor in (D, z, dt_bias, state))
+    if mask is not None and starts is not None:
+        starts = starts & mask
+    if kernels.serves(x):
+        y, last = native_scan(u, dt, A, B, C, D, z, dt_bias, state, mask, starts, softplus)
+        return y.to(x.dtype), last
+    if dt_bias is not None:
+        dt = dt + dt_bias
+    if softplus:
+        dt = F.softplus(dt)
     if mask is not None:
         u, dt, B, C = (tensor.masked_fill(~mask[..., None], 0) for tensor in (u, dt, B, C))
-        starts = None if starts is None else starts & mask
     keep = None if starts is None else (~starts).to(u.dtype)  # 0 where the past is forgotten
-    state = None if state is None else state.to(u.dtype)
-    y, state = (_step if x.shape[1] == 1 else _chunks)(dt, dt * u, A, B, C, keep, state)
+    y, last = loop_scan(dt, dt * u, A, B, C, keep, state)
     if D is not None:
-        y = torch.addcmul(y, u, D.to(u.dtype))
-    return y.to(x.dtype), state
-
-
-def _step(
-    dt: Tensor, u: Tensor, A: Tensor, B: Tensor, C: Tensor, keep: Tensor | None, state: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """One token: u is dt x."""
-    h = u.transpose(1, 2) * B  # (B, C, N)
-    if state is not None:
-        decay = (dt.transpose(1, 2) * A).exp()
-        if keep is not None:
-            decay = decay * keep[..., None]
-        h = torch.addcmul(h, decay, state)
-    return (h * C).sum(2)[:, None], h
-
-
-def _chunks(
-    dt: Tensor, u: Tensor, A: Tensor, B: Tensor, C: Tensor, keep: Tensor | None, state: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Many tokens: time first and channels last, so that every step and every sum runs over contiguous numbers."""
-    rows, length, channels = dt.shape
-    size = rows * channels * A.shape[1]
-    steps = max(1, min(64, length, _BUFFER // size))
-    state = dt.new_zeros(rows, A.shape[1], channels) if state is None else state.transpose(1, 2)
-    dt, u, B, C = (tensor.transpose(0, 1).contiguous() for tensor in (dt, u, B, C))  # (L, B, ...)
-    keep = None if keep is None else keep.t().contiguous()
-    y, state, _ = _scan(dt, u, A.t().contiguous(), B, C, keep, state, steps)
-    return y.transpose(0, 1), state.transpose(1, 2).contiguous()
-
-
-@torch.library.custom_op("tokenmix::selective_scan", mutates_args=())
-def _scan(
-    dt: Tensor, u: Tensor, A: Tensor, B: Tensor, C: Tensor, keep: Tensor | None, state: Tensor, steps: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The whole scan as one operator, so that torch.compile does not unroll it.
-
-    dt, u (L, B, C), A (N, C), B, C (L, B, N), keep (L, B), state (B, N, C).
-    Returns y, the last state, and the state at the start of each chunk of `steps` tokens.
-    """
-    decay, hidden = u.new_empty(steps, *state.shape), u.new_empty(steps + 1, *state.shape)
-    y, entries = torch.empty_like(u), u.new_empty(-(-len(u) // steps), *state.shape)
-    last = state
-    for chunk, entry in enumerate(entries.unbind()):
-        now = slice(chunk * steps, (chunk + 1) * steps)
-        entry.copy_(last)
-        count = _fill(decay, hidden, entry, dt[now], u[now], A, B[now], None if keep is None else keep[now])
-        with without_autocast(u.device):
-            torch.matmul(C[now].unsqueeze(2), hidden[1 : count + 1], out=y[now].unsqueeze(2))  # (k, B, 1, C)
-        last = hidden[count]
-    return y, last.clone(), entries
-
-
-def _fill(
-    decay: Tensor, hidden: Tensor, entry: Tensor, dt: Tensor, u: Tensor, A: Tensor, B: Tensor, keep: Tensor | None
-) -> int:
-    """Fill decay[t] and hidden[t + 1] for the k tokens of a chunk, hidden[0] with the state before it; return k."""
-    count = len(u)
-    torch.mul(dt.unsqueeze(2), A, out=decay[:count]).exp_()  # (k, B, N, C)
-    if keep is not None:
-        decay[:count].mul_(keep[:, :, None, None])
-    torch.mul(u.unsqueeze(2), B.unsqueeze(3), out=hidden[1 : count + 1])
-    states = hidden.unbind()
-    states[0].copy_(entry)
-    for before, after, factor in zip(states[:count], states[1 : count + 1], decay.unbind(), strict=False):
-        after.addcmul_(factor, before)
-    return count
-
-
-@torch.library.custom_op("tokenmix::selective_scan_backward", mutates_args=())
-def _scan_backward(
-    grad_y: Tensor,
-    grad_state: Tensor,
-    dt: Tensor,
-    u: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    keep: Tensor | None,
-    entries: Tensor,
-    steps: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of dt, u, A, B, C and the first state, a chunk at a time from the last to the first.
-
-    With g_t the gradient of h_t: g_t = grad_y_t C_t + decay_(t+1) g_(t+1), and r_t = g_t decay_t h_(t-1) is the
-    gradient of dt_t A.
-    """
-    decay, hidden, grad = (u.new_empty(steps + extra, *grad_state.shape) for extra in (0, 1, 0))
-    grad_dt, grad_u, grad_B, grad_C = (torch.empty_like(tensor) for tensor in (dt, u, B, C))
-    grad_A, carry = torch.zeros_like(A), grad_state.clone()
-    for chunk in reversed(range(len(entries))):
-        now = slice(chunk * steps, (chunk + 1) * steps)
-        count = _fill(decay, hidden, entries[chunk], dt[now], u[now], A, B[now], None if keep is None else keep[now])
-        a, g = decay[:count], grad[:count]
-        torch.mul(grad_y[now].unsqueeze(2), C[now].unsqueeze(3), out=g)  # (k, B, N, C)
-        factors, grads = a.unbind(), g.unbind()
-        grads[-1].add_(carry)
-        for t in range(count - 2, -1, -1):
-            grads[t].addcmul_(factors[t + 1], grads[t + 1])
-        torch.mul(factors[0], grads[0], out=carry)
-        with without_autocast(u.device):
-            torch.matmul(hidden[1 : count + 1], grad_y[now].unsqueeze(3), out=grad_C[now].unsqueeze(3))
-            torch.matmul(g, u[now].unsqueeze(3), out=grad_B[now].unsqueeze(3))
-            torch.matmul(B[now].unsqueeze(2), g, out=grad_u[now].unsqueeze(2))
-        r = a.mul_(g).mul_(hidden[:count])
-        grad_A += torch.mul(r, dt[now].unsqueeze(2), out=g).sum((0, 1))
-        torch.sum(r.mul_(A), 2, out=grad_dt[now])
-    return grad_dt, grad_u, grad_A, grad_B, grad_C, carry
-
-
-@_scan.register_fake
-def _scan_shapes(_: Tensor, u: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *__, state, steps = rest
-    return torch.empty_like(u), state.new_empty(state.shape), u.new_empty(-(-u.shape[0] // steps), *state.shape)
-
-
-@_scan_backward.register_fake
-def _scan_backward_shapes(_: Tensor, grad_state: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    return *(torch.empty_like(tensor) for tensor in rest[:5]), grad_state.new_empty(grad_state.shape)
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    dt, u, A, B, C, keep, _, steps = inputs
-    ctx.save_for_backward(dt, u, A, B, C, keep, output[2])
-    ctx.steps = steps
-
-
-def _backward(ctx: Any, grad_y: Tensor, grad_state: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    grads = _scan_backward(grad_y.contiguous(), grad_state.contiguous(), *ctx.saved_tensors, ctx.steps)
-    return *grads[:5], None, grads[5], None
-
-
-_scan.register_autograd(_backward, setup_context=_save)
+        y = torch.addcmul(y, u, D)
+    if z is not None:
+        y = y * F.silu(z if mask is None else z.masked_fill(~mask[..., None], 0))
+    return y.to(x.dtype), last
 
 
 def _check(
@@ -212,6 +97,8 @@ def _check(
     B: Tensor,
     C: Tensor,
     D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
     starts: Tensor | None,
     mask: Tensor | None,
     state: Tensor | None,
@@ -223,8 +110,11 @@ def _check(
     check_tensor("A", A, "(C, N)", (channels, size), x.device)
     check_tensor("B", B, "(B, L, N)", (rows, length, size), x.device)
     check_tensor("C", C, "(B, L, N)", (rows, length, size), x.device)
-    if D is not None:
-        check_tensor("D", D, "(C,)", (channels,), x.device)
+    for name, value in (("D", D), ("dt_bias", dt_bias)):
+        if value is not None:
+            check_tensor(name, value, "(C,)", (channels,), x.device)
+    if z is not None:
+        check_tensor("z", z, "(B, L, C)", (rows, length, channels), x.device)
     if starts is not None:
         check_tensor("starts", starts, "(B, L)", (rows, length), x.device, kind="bool")
     if mask is not None:

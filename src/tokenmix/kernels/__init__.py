@@ -1,0 +1,185 @@
+"""Native CPU kernels: which path is in use, and why.
+
+`TOKENMIX_KERNELS` chooses: "auto" (the kernels where they load, plain torch otherwise), "c" (the kernels, or an error
+that says why not), "torch" (never the kernels). They are looked for at the first use: a library that was compiled at
+install, then one compiled before on this machine from the same sources, then the system's C compiler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenmix.kernels import build, native
+
+CHOICES = ("auto", "c", "torch")
+LEVELS = ("the compiler's default vectors", "AVX2", "AVX-512")
+
+
+@dataclass(frozen=True)
+class Status:
+    """What serves the operations on the CPU.
+
+    Attributes:
+        path: "c" or "torch".
+        reason: why, in words.
+        library: file of the kernels in use.
+        vectors: which vectors the kernels use here.
+        openmp: whether they use several threads.
+    """
+
+    path: str
+    reason: str
+    library: Path | None = None
+    vectors: str = ""
+    openmp: bool = False
+
+    def __str__(self) -> str:
+        if self.path == "torch":
+            return f"plain torch: {self.reason}"
+        threads = "OpenMP" if self.openmp else "one thread: the compiler has no OpenMP"
+        return f"native kernels ({self.vectors}, {threads}): {self.reason}, {self.library}"
+
+
+_lock = threading.Lock()
+_loaded: tuple[ctypes.CDLL | None, Status] | None = None
+_forced: list[str] = []
+
+
+def status() -> Status:
+    """Which path serves the operations on the CPU; compiles the kernels if that was not done before.
+
+    Raises:
+        ValueError: another value of TOKENMIX_KERNELS than auto, c and torch.
+        RuntimeError: TOKENMIX_KERNELS=c, and the kernels do not load.
+
+    Example:
+        >>> status().path in ("c", "torch")
+        True
+    """
+    return _load()[1]
+
+
+def library() -> Any:
+    """The loaded library, for `tokenmix.kernels.native`; only where `available()`."""
+    return _load()[0]
+
+
+@torch.compiler.assume_constant_result
+def available() -> bool:
+    """Whether the kernels are in use.
+
+    Example:
+        >>> with use("torch"):
+        ...     available()
+        False
+    """
+    return not (_forced and _forced[-1] == "torch") and _load()[0] is not None
+
+
+def serves(*tensors: Tensor | None) -> bool:
+    """Whether the kernels are in use for these tensors: all on the CPU, none in float64."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    return all(t.device.type == "cpu" and t.dtype != torch.float64 for t in given) and available()
+
+
+@contextmanager
+def use(path: str) -> Iterator[None]:
+    """Within the block, use plain torch ("torch"), or the kernels where they load ("auto").
+
+    Raises:
+        ValueError: another path.
+
+    Example:
+        >>> with use("torch"):
+        ...     serves(torch.ones(1))
+        False
+    """
+    if path not in ("auto", "torch"):
+        raise ValueError(f"path: expected 'auto' or 'torch', found {path!r}")
+    _forced.append(path)
+    try:
+        yield
+    finally:
+        _forced.pop()
+
+
+def _load() -> tuple[ctypes.CDLL | None, Status]:
+    global _loaded  # noqa: PLW0603  # one library a process
+    if _loaded is None:
+        with _lock:
+            if _loaded is None:
+                _loaded = _find()
+    return _loaded
+
+
+def _find() -> tuple[ctypes.CDLL | None, Status]:
+    choice = os.environ.get("TOKENMIX_KERNELS", "auto").strip().lower() or "auto"
+    if choice not in CHOICES:
+        raise ValueError(f"TOKENMIX_KERNELS: expected one of {', '.join(CHOICES)}, found {choice!r}")
+    if choice == "torch":
+        return None, Status("torch", "TOKENMIX_KERNELS=torch")
+    reasons = []
+    for reason, find in (("compiled at install", _prebuilt), ("compiled on this machine", _compiled)):
+        try:
+            path = find()
+            found = open_library(path)
+        except (build.BuildError, OSError) as error:
+            reasons.append(str(error))
+            continue
+        return found, Status("c", reason, path, LEVELS[found.tm_level()], bool(found.tm_openmp()))
+    why = "; ".join(reasons)
+    if choice == "c":
+        raise RuntimeError(f"TOKENMIX_KERNELS: c asks for the native kernels, which do not load: {why}")
+    return None, Status("torch", why)
+
+
+def _prebuilt() -> Path:
+    if not build.PREBUILT.exists():
+        raise build.BuildError("none were compiled at install")
+    return build.PREBUILT
+
+
+def _compiled() -> Path:
+    return build.cached_library(build.find_compiler())
+
+
+def open_library(path: Path) -> ctypes.CDLL:
+    """Load a library and prove that it works.
+
+    Raises:
+        OSError: it does not load, was made from other sources, or computes something wrong.
+    """
+    found = ctypes.CDLL(str(path))
+    try:
+        native.declare(found)
+        made_from = found.tm_hash().decode()
+    except AttributeError as error:
+        raise OSError(f"{path}: not a library of tokenmix ({error})") from error
+    if made_from != build.source_hash():
+        raise OSError(f"{path}: made from other sources ({made_from}) than those here ({build.source_hash()})")
+    _probe(found, path)
+    return found
+
+
+def _probe(found: ctypes.CDLL, path: Path) -> None:
+    """Two tokens of one channel: h_1 = 2 x 3 x 5 = 30, h_2 = 30 exp(-2) + 30, y_t = 4 h_t."""
+    x, dt, B, C = (torch.full((1, 2, 1), value) for value in (3.0, 2.0, 5.0, 4.0))
+    scan, alive = native.scan_arguments(x, dt, -torch.ones(1, 1), B, C, softplus=False, chunk=2)
+    y, last = torch.empty(1, 2, 1), torch.empty(1, 1, 1)
+    scan.y, scan.last = y.data_ptr(), last.data_ptr()
+    native.run(found.tm_scan_forward, scan)
+    del alive
+    expected = [120.0, 120.0 * (1 + math.exp(-2))]
+    if not torch.allclose(y.flatten(), torch.tensor(expected), rtol=1e-5):
+        raise OSError(f"{path}: the probe expected {expected}, found {y.flatten().tolist()}")

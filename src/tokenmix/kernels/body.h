@@ -1,0 +1,6 @@
+/* Everything for one width of vectors: W numbers in a vector, TILE states of a recurrence in registers. */
+#include "vectors.h"
+#include "scan.h"
+#include "scan_backward.h"
+#include "conv.h"
+#include "decode.h"

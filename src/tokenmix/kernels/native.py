@@ -1,0 +1,116 @@
+"""The kernels of native.c, called on tensors: plain functions without autograd.
+
+All tensors are float32 on the CPU, and contiguous in their last axis; the mirrors of the structs of arguments.h are
+checked against the library when it is loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
+
+
+def _mirror(name: str, fields: str) -> type[ctypes.Structure]:
+    """A ctypes struct: names with a * are pointers, with a . floats, others int64."""
+    kinds = {"*": _POINTER, ".": ctypes.c_float}
+    pairs = [(field.lstrip("*."), kinds.get(field[0], _NUMBER)) for field in fields.split()]
+    return type(name, (ctypes.Structure,), {"_fields_": pairs})
+
+
+Scan: Any = _mirror(
+    "Scan",
+    "*x *dt *A *B *C *D *z *dt_bias *state *mask *starts *y *last *entries rows length channels states chunk "
+    "x_row x_time dt_row dt_time B_row B_time C_row C_time z_row z_time softplus threads",
+)
+ScanGrads: Any = _mirror("ScanGrads", "*y *last *x *dt *z *A *B *C *D *dt_bias *state")
+Conv: Any = _mirror("Conv", "*x *weight *bias *state *starts *y rows length channels taps x_row x_time silu threads")
+ConvGrads: Any = _mirror("ConvGrads", "*y *x *weight *bias *state")
+Cache: Any = _mirror(
+    "Cache",
+    "*q *k *v *low *high *y rows heads kv_heads keys width q_row q_head k_row k_head k_time v_row v_head v_time "
+    ".scale threads",
+)
+STRUCTS = (Scan, ScanGrads, Conv, ConvGrads, Cache)
+_ALONE = 1 << 15  # steps of arithmetic below which one thread is fastest
+
+
+def declare(library: ctypes.CDLL) -> None:
+    """Give the functions of a library their types.
+
+    Raises:
+        OSError: a library whose structs are not those of this file.
+    """
+    library.tm_hash.restype = ctypes.c_char_p
+    library.tm_sizeof.restype = _NUMBER
+    for index, struct in enumerate(STRUCTS):
+        if library.tm_sizeof(index) != ctypes.sizeof(struct):
+            raise OSError(f"{struct.__name__}: the library has another size of it")
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where the numbers of a tensor begin."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def rows(tensor: Tensor) -> Tensor:
+    """The tensor, copied if its last axis is not contiguous or overlaps itself."""
+    ready = tensor.stride(-1) == 1 and all(tensor.stride()[:-1])
+    return tensor if ready else tensor.contiguous()
+
+
+def threads(work: int) -> int:
+    """How many threads a call uses."""
+    return 1 if work < _ALONE else torch.get_num_threads()
+
+
+def run(function: Any, *structs: Any) -> None:
+    """Call a kernel.
+
+    Raises:
+        MemoryError: no memory for its scratch.
+    """
+    if function(*map(ctypes.byref, structs)):
+        raise MemoryError(f"{function.__name__}: no memory for the scratch of a kernel")
+
+
+def scan_arguments(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    state: Tensor | None = None,
+    mask: Tensor | None = None,
+    starts: Tensor | None = None,
+    *,
+    softplus: bool,
+    chunk: int,
+) -> tuple[Any, tuple[Tensor | None, ...]]:
+    """A `Scan` without outputs, and the tensors that must live as long as it is used."""
+    x, dt, B, C = map(rows, (x, dt, B, C))
+    z = None if z is None else rows(z)
+    A = A.contiguous()
+    rest = tuple(None if t is None else t.contiguous() for t in (D, dt_bias, state, mask, starts))
+    D, dt_bias, state, mask, starts = rest
+    (count, length, channels), states = x.shape, A.shape[1]
+    scan = Scan(
+        *map(address, (x, dt, A, B, C, D, z, dt_bias, state, mask, starts)),
+        *(None, None, None),
+        *(count, length, channels, states, chunk),
+        *x.stride()[:2],
+        *dt.stride()[:2],
+        *B.stride()[:2],
+        *C.stride()[:2],
+        *((0, 0) if z is None else z.stride()[:2]),
+        int(softplus),
+        threads(count * length * channels * states),
+    )
+    return scan, (x, dt, A, B, C, z, *rest)

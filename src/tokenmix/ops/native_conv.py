@@ -1,0 +1,92 @@
+"""The causal depthwise convolution as a native kernel, registered with torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenmix import kernels
+from tokenmix.kernels import native
+
+
+@torch.library.custom_op("tokenmix::native_conv", mutates_args=())
+def native_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, starts: Tensor | None, silu: bool
+) -> Tensor:
+    """See `tokenmix.ops.conv.depthwise_conv`: causal, one filter (C, K) a channel, float32 on the CPU."""
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    conv, alive = _arguments(x, weight, bias, state, starts, silu)
+    conv.y = native.address(y)
+    native.run(kernels.library().tm_conv_forward, conv)
+    del alive
+    return y
+
+
+@torch.library.custom_op("tokenmix::native_conv_backward", mutates_args=())
+def _conv_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor | None,
+    starts: Tensor | None,
+    silu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, weight, bias and state."""
+    conv, alive = _arguments(x, weight, bias, state, starts, silu)
+    grad = grad.contiguous()
+    grad_x, grad_weight, grad_bias, grad_state = _backward_shapes(grad, x, weight, bias, state)
+    taps = torch.empty(weight.shape[1], weight.shape[0])
+    outputs = (grad, grad_x, taps, grad_bias, None if state is None else grad_state)
+    native.run(kernels.library().tm_conv_backward, conv, native.ConvGrads(*map(native.address, outputs)))
+    del alive
+    grad_weight.copy_(taps.t())
+    return grad_x, grad_weight, grad_bias, grad_state
+
+
+def _arguments(
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, starts: Tensor | None, silu: bool
+) -> tuple[Any, tuple[Tensor | None, ...]]:
+    x, weight = native.rows(x), weight.t().contiguous()  # (K, C)
+    rest = tuple(None if tensor is None else tensor.contiguous() for tensor in (bias, state, starts))
+    taps = weight.shape[0]
+    conv = native.Conv(
+        *map(native.address, (x, weight, *rest)),
+        None,
+        *(*x.shape, taps, *x.stride()[:2]),
+        int(silu),
+        native.threads(x.numel() * taps),
+    )
+    return conv, (x, weight, *rest)
+
+
+@native_conv.register_fake
+def _shape(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@_conv_backward.register_fake
+def _backward_shapes(
+    grad: Tensor, x: Tensor, weight: Tensor, *rest: Tensor | bool | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    like, state = torch.contiguous_format, rest[1]
+    grad_state = torch.empty_like(state, memory_format=like) if isinstance(state, Tensor) else x.new_empty(0)
+    grad_weight = torch.empty_like(weight, memory_format=like)
+    return torch.empty_like(grad, memory_format=like), grad_weight, x.new_empty(len(weight)), grad_state
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001  # torch passes it by name
+    x, weight, bias, state, starts, silu = inputs
+    ctx.save_for_backward(x, weight, bias, state, starts)
+    ctx.silu = silu
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, bias, state, starts = ctx.saved_tensors
+    grad_x, grad_weight, grad_bias, grad_state = _conv_backward(grad, x, weight, bias, state, starts, ctx.silu)
+    return grad_x, grad_weight, None if bias is None else grad_bias, None if state is None else grad_state, None, None
+
+
+native_conv.register_autograd(_backward, setup_context=_save)

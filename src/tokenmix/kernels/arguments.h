@@ -43,6 +43,28 @@ typedef struct {
     float *state;         /* (rows, taps - 1, channels) or NULL */
 } ConvGrads;
 
+/* Mamba-2 and linear attention: S_t = exp(log_decay_t) S_(t-1) + v_t k_t^T;  y_t = S_t q_t. */
+typedef struct {
+    const float *v, *k, *q;       /* (rows, length, heads, values), (rows, length, groups, keys) twice */
+    const float *log_decay;       /* (rows, length, heads) or NULL */
+    const float *state;           /* (rows, heads, values, keys) or NULL */
+    const uint8_t *mask, *starts; /* (rows, length) or NULL */
+    float *y;                     /* (rows, length, heads, values) */
+    float *last;                  /* (rows, heads, values, keys) */
+    float *entries; /* (rows, heads, chunks, padded keys, padded values): states before each chunk; NULL: not kept */
+    int64_t rows, length, heads, groups, values, keys;
+    int64_t v_row, v_time, v_head, k_row, k_time, k_head, q_row, q_time, q_head, threads;
+} Ssd;
+
+typedef struct {
+    const float *y;    /* (rows, length, heads, values) */
+    const float *last; /* (rows, heads, values, keys) */
+    float *v;          /* (rows, length, heads, values) */
+    float *log_decay;  /* (rows, length, heads) or NULL */
+    float *k, *q;      /* (rows, length, groups, keys) */
+    float *state;      /* (rows, heads, values, keys) */
+} SsdGrads;
+
 /* One query a row and head over cached keys: y = softmax(scale q . k_j) v_j over low <= j < high. */
 typedef struct {
     const float *q, *k, *v;    /* (rows, heads, width), (rows, kv_heads, keys, width) twice */

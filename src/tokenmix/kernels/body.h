@@ -3,4 +3,7 @@
 #include "scan.h"
 #include "scan_backward.h"
 #include "conv.h"
+#include "products.h"
+#include "ssd.h"
+#include "ssd_backward.h"
 #include "decode.h"

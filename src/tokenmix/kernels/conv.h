@@ -30,13 +30,13 @@ INLINE vf conv_at(const Conv *c, int64_t row, int64_t t, int64_t channel, int64_
 }
 
 static int conv_forward(const Conv *c) {
-    enum { SPAN = 256 };
-    const int64_t D = c->channels, vectors = (D + W - 1) / W, spans = (c->length + SPAN - 1) / SPAN;
+    enum { STRETCH = 256 };
+    const int64_t D = c->channels, vectors = (D + W - 1) / W, spans = (c->length + STRETCH - 1) / STRETCH;
 #pragma omp parallel for collapse(2) num_threads((int)c->threads) if (c->threads > 1) schedule(static)
     for (int64_t row = 0; row < c->rows; row++)
         for (int64_t span = 0; span < spans; span++) {
-            const int64_t from = span * SPAN, to = from + SPAN < c->length ? from + SPAN : c->length;
-            int64_t since = 0, taps[SPAN];
+            const int64_t from = span * STRETCH, to = from + STRETCH < c->length ? from + STRETCH : c->length;
+            int64_t since = 0, taps[STRETCH];
             if (c->starts) /* the last start before the span, as far as a tap reaches */
                 for (int64_t t = from - c->taps > 0 ? from - c->taps : 0; t < from; t++) usable_taps(c, row, t, &since);
             for (int64_t t = from; t < to; t++) taps[t - from] = usable_taps(c, row, t, &since);

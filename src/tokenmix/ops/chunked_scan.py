@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tokenmix import kernels
 from tokenmix.ops.chunks import check_scan, scan_chunks, scan_step
 from tokenmix.ops.common import check_axes, check_tensor, without_autocast
+from tokenmix.ops.native_ssd import native_ssd
 from tokenmix.ops.precision import at_least_float32
 
 
@@ -60,6 +62,10 @@ def chunked_scan(
     k, q = k.to(v.dtype), q.to(v.dtype)
     state = None if state is None else state.to(v.dtype)
     log_decay = None if log_decay is None else log_decay.to(v.dtype)
+    if kernels.serves(v) and v.shape[1] > 1:
+        starts = starts if mask is None or starts is None else starts & mask
+        y, state = native_ssd(v, log_decay, k, q, starts, mask, state)
+        return y.to(kind), state
     if mask is not None:
         padding = ~mask[..., None]
         v, k, q = (tensor.masked_fill(padding[..., None], 0) for tensor in (v, k, q))

@@ -1,0 +1,134 @@
+"""The scan of Mamba-2 and linear attention as native kernels, registered with torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenmix import kernels
+from tokenmix.kernels import native
+
+SPAN = 64  # tokens in a chunk; as in ssd.h
+
+
+def native_ssd(
+    v: Tensor,
+    log_decay: Tensor | None,
+    k: Tensor,
+    q: Tensor,
+    starts: Tensor | None,
+    mask: Tensor | None,
+    state: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """See `tokenmix.ops.chunked_scan.chunked_scan`, for float32 on the CPU.
+
+    Returns:
+        y (B, L, H, P), and the state (B, H, P, N) after the last token.
+    """
+    given = (v, log_decay, k, q, state)
+    keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
+    y, last, _ = _ssd(v, log_decay, k, q, starts, mask, state, keep)
+    return y, last
+
+
+@torch.library.custom_op("tokenmix::native_ssd", mutates_args=())
+def _ssd(
+    v: Tensor,
+    log_decay: Tensor | None,
+    k: Tensor,
+    q: Tensor,
+    starts: Tensor | None,
+    mask: Tensor | None,
+    state: Tensor | None,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the last state, and the states before each chunk, if they are to be kept."""
+    y, last, entries = _ssd_shapes(v, log_decay, k, q, starts, mask, state, keep)
+    arguments, alive = _arguments(v, log_decay, k, q, starts, mask, state)
+    arguments.y, arguments.last = native.address(y), native.address(last)
+    arguments.entries = native.address(entries) if keep else None
+    native.run(kernels.library().tm_ssd_forward, arguments)
+    del alive
+    return y, last, entries
+
+
+@torch.library.custom_op("tokenmix::native_ssd_backward", mutates_args=())
+def _ssd_backward(
+    grad_y: Tensor,
+    grad_last: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    k: Tensor,
+    q: Tensor,
+    starts: Tensor | None,
+    mask: Tensor | None,
+    entries: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of v, log_decay, k, q and the first state."""
+    outputs = _backward_shapes(grad_y, grad_last, v, log_decay, k, q)
+    arguments, alive = _arguments(v, log_decay, k, q, starts, mask, None)
+    arguments.entries = native.address(entries)
+    grad_y, grad_last = grad_y.contiguous(), grad_last.contiguous()
+    grad_v, grad_decay, grad_k, grad_q, grad_state = outputs
+    ordered = (grad_y, grad_last, grad_v, None if log_decay is None else grad_decay, grad_k, grad_q, grad_state)
+    native.run(kernels.library().tm_ssd_backward, arguments, native.SsdGrads(*map(native.address, ordered)))
+    del alive
+    return outputs
+
+
+def _arguments(
+    v: Tensor,
+    log_decay: Tensor | None,
+    k: Tensor,
+    q: Tensor,
+    starts: Tensor | None,
+    mask: Tensor | None,
+    state: Tensor | None,
+) -> tuple[Any, tuple[Tensor | None, ...]]:
+    v, k, q = map(native.rows, (v, k, q))
+    rest = tuple(None if tensor is None else tensor.contiguous() for tensor in (log_decay, state, mask, starts))
+    (count, length, heads, values), (groups, keys) = v.shape, k.shape[2:]
+    arguments = native.Ssd(
+        *map(native.address, (v, k, q, *rest)),
+        *(None, None, None),
+        *(count, length, heads, groups, values, keys),
+        *v.stride()[:3],
+        *k.stride()[:3],
+        *q.stride()[:3],
+        native.threads(v.numel() * keys),
+    )
+    return arguments, (v, k, q, *rest)
+
+
+@_ssd.register_fake
+def _ssd_shapes(v: Tensor, _: Tensor | None, k: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    (rows, length, heads, values), keys = v.shape, k.shape[3]
+    chunks = -(-length // SPAN) if rest[-1] else 0
+    entries = v.new_empty(rows, heads, chunks, -(-keys // 16) * 16, -(-values // 16) * 16)  # the widest vectors
+    return v.new_empty(rows, length, heads, values), v.new_empty(rows, heads, values, keys), entries
+
+
+@_ssd_backward.register_fake
+def _backward_shapes(_: Tensor, grad_last: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    log_decay, k, q = rest[:3]
+    like = torch.contiguous_format
+    grad_v, grad_k, grad_q, grad_state = (torch.empty_like(t, memory_format=like) for t in (v, k, q, grad_last))
+    grad_decay = v.new_empty(0) if log_decay is None else torch.empty_like(log_decay, memory_format=like)
+    return grad_v, grad_decay, grad_k, grad_q, grad_state
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    v, log_decay, k, q, starts, mask, state, _ = inputs
+    ctx.save_for_backward(v, log_decay, k, q, starts, mask, output[2])
+    ctx.has_state = state is not None
+
+
+def _backward(ctx: Any, grad_y: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    grad_v, grad_decay, grad_k, grad_q, grad_state = _ssd_backward(grad_y, grad_last, *ctx.saved_tensors)
+    decay = None if ctx.saved_tensors[1] is None else grad_decay
+    return grad_v, decay, grad_k, grad_q, None, None, grad_state if ctx.has_state else None, None
+
+
+_ssd.register_autograd(_backward, setup_context=_save)

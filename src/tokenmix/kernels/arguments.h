@@ -43,10 +43,11 @@ typedef struct {
     float *state;         /* (rows, taps - 1, channels) or NULL */
 } ConvGrads;
 
-/* Mamba-2 and linear attention: S_t = exp(log_decay_t) S_(t-1) + v_t k_t^T;  y_t = S_t q_t. */
+/* Mamba-2 and linear attention: S_t = exp(log_decay_t) S_(t-1) + scale_t v_t k_t^T;  y_t = S_t q_t + skip v_t. */
 typedef struct {
     const float *v, *k, *q;       /* (rows, length, heads, values), (rows, length, groups, keys) twice */
-    const float *log_decay;       /* (rows, length, heads) or NULL */
+    const float *log_decay, *scale; /* (rows, length, heads) or NULL */
+    const float *skip;            /* (heads) or NULL */
     const float *state;           /* (rows, heads, values, keys) or NULL */
     const uint8_t *mask, *starts; /* (rows, length) or NULL */
     float *y;                     /* (rows, length, heads, values) */
@@ -60,7 +61,8 @@ typedef struct {
     const float *y;    /* (rows, length, heads, values) */
     const float *last; /* (rows, heads, values, keys) */
     float *v;          /* (rows, length, heads, values) */
-    float *log_decay;  /* (rows, length, heads) or NULL */
+    float *log_decay, *scale; /* (rows, length, heads) or NULL */
+    float *skip;       /* (rows, heads) or NULL */
     float *k, *q;      /* (rows, length, groups, keys) */
     float *state;      /* (rows, heads, values, keys) */
 } SsdGrads;

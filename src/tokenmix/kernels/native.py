@@ -32,10 +32,10 @@ Conv: Any = _mirror("Conv", "*x *weight *bias *state *starts *y rows length chan
 ConvGrads: Any = _mirror("ConvGrads", "*y *x *weight *bias *state")
 Ssd: Any = _mirror(
     "Ssd",
-    "*v *k *q *log_decay *state *mask *starts *y *last *entries rows length heads groups values keys "
+    "*v *k *q *log_decay *scale *skip *state *mask *starts *y *last *entries rows length heads groups values keys "
     "v_row v_time v_head k_row k_time k_head q_row q_time q_head threads",
 )
-SsdGrads: Any = _mirror("SsdGrads", "*y *last *v *log_decay *k *q *state")
+SsdGrads: Any = _mirror("SsdGrads", "*y *last *v *log_decay *scale *skip *k *q *state")
 Cache: Any = _mirror(
     "Cache",
     "*q *k *v *low *high *y rows heads kv_heads keys width q_row q_head k_row k_head k_time v_row v_head v_time "

@@ -1,6 +1,6 @@
 /* The scan of Mamba-2 and of linear attention, in chunks of SPAN tokens as matrix products.
  *
- * S_t = a_t S_(t-1) + k_t v_t^T and y_t = q_t S_t, with one decay a_t a head. Inside a chunk, with c_t the
+ * S_t = a_t S_(t-1) + k_t v_t^T and y_t = q_t S_t + skip x_t, with one decay a_t a head, and v_t = scale_t x_t. Inside a chunk, with c_t the
  * sum of log a up to t, tokens read each other by M_ts = (q_t . k_s) exp(c_t - c_s), s <= t; they read the state before
  * the chunk by enter_t = exp(c_t), and are written to the state behind it by leave_s = exp(c_last - c_s). Heads that
  * share k and q are run together, HEADS at a time.
@@ -17,6 +17,8 @@
 #define read_state NAME(read_state)
 #define write_state NAME(write_state)
 #define number_documents NAME(number_documents)
+#define scale_tokens NAME(scale_tokens)
+#define read_scale NAME(read_scale)
 
 #ifndef SPAN
 #define SPAN 64
@@ -44,19 +46,16 @@ INLINE void ssd_task(const Ssd *s, Chunk *c, int64_t task) {
     ssd_sizes(s, c);
 }
 
-/* (steps, count) rows into (SPAN, padded), zero at padding and behind the end; times a number a row, if given. */
+/* (steps, count) rows into (SPAN, padded), zero at padding and behind the end. */
 INLINE void pack_tokens(float *to, int64_t padded, const float *from, int64_t stride, int64_t count, int64_t steps,
-                        const uint8_t *mask, const float *scale) {
+                        const uint8_t *mask) {
     for (int64_t t = 0; t < SPAN; t++) {
         float *row = to + t * padded;
         if (t >= steps || (mask && !mask[t])) {
             memset(row, 0, sizeof(float) * padded);
             continue;
         }
-        if (scale)
-            for (int64_t i = 0; i < count; i++) row[i] = from[t * stride + i] * scale[t];
-        else
-            memcpy(row, from + t * stride, sizeof(float) * count);
+        memcpy(row, from + t * stride, sizeof(float) * count);
         for (int64_t i = count; i < padded; i++) row[i] = 0;
     }
 }
@@ -106,6 +105,17 @@ INLINE void ssd_weights(const Ssd *s, const float *scores, const float *high, co
         }
 }
 
+/* v = scale * x; how much of each token counts. */
+INLINE void scale_tokens(float *to, const float *from, const float *scale, int64_t width) {
+    for (int64_t t = 0; t < SPAN; t++)
+        for (int64_t i = t * width; i < (t + 1) * width; i += W) store(to + i, load(from + i) * scale[t]);
+}
+
+INLINE void read_scale(const Ssd *s, int64_t at, int64_t head, int64_t steps, const uint8_t *mask, float *scale) {
+    for (int64_t t = 0; t < SPAN; t++)
+        scale[t] = t >= steps || (mask && !mask[t]) ? 0 : s->scale ? s->scale[(at + t) * s->heads + head] : 1;
+}
+
 /* State of a head, (values, keys), to or from (N, P). */
 INLINE void read_state(const Ssd *s, const Chunk *c, const float *from, float *to) {
     memset(to, 0, sizeof(float) * c->N * c->P);
@@ -127,9 +137,9 @@ INLINE void number_documents(const uint8_t *starts, int64_t steps, int32_t *docu
 static void ssd_forward_task(const Ssd *s, const Chunk *c, float *scratch) {
     const int64_t N = c->N, P = c->P, L = s->length, chunks = (L + SPAN - 1) / SPAN;
     float *q = scratch, *k = q + SPAN * N, *across = k + SPAN * N, *scores = across + SPAN * N;
-    float *decay = scores + SPAN * SPAN, *weights = decay + SPAN * SPAN, *v = weights + SPAN * SPAN;
-    float *y = v + SPAN * P, *states = y + SPAN * P;
-    float high[SPAN], low[SPAN], enter[SPAN], leave[SPAN];
+    float *decay = scores + SPAN * SPAN, *weights = decay + SPAN * SPAN, *x = weights + SPAN * SPAN;
+    float *v = x + SPAN * P, *y = v + SPAN * P, *states = y + SPAN * P;
+    float high[SPAN], low[SPAN], enter[SPAN], leave[SPAN], scale[SPAN];
     int32_t document[SPAN];
     for (int64_t h = 0; h < c->heads; h++) {
         const float *from = s->state ? s->state + (c->row * s->heads + c->first + h) * s->values * s->keys : NULL;
@@ -140,9 +150,9 @@ static void ssd_forward_task(const Ssd *s, const Chunk *c, float *scratch) {
         const uint8_t *mask = s->mask ? s->mask + at : NULL;
         number_documents(s->starts ? s->starts + at : NULL, steps, document);
         pack_tokens(q, N, s->q + c->row * s->q_row + from * s->q_time + c->group * s->q_head, s->q_time, s->keys, steps,
-                    mask, NULL);
+                    mask);
         pack_tokens(k, N, s->k + c->row * s->k_row + from * s->k_time + c->group * s->k_head, s->k_time, s->keys, steps,
-                    mask, NULL);
+                    mask);
         transpose(SPAN, N, k, N, across, SPAN);
         for (int64_t t = 0; t < SPAN; t += 16)
             product(16, t + 16, N, q + t * N, N, 1, across, SPAN, scores + t * SPAN, SPAN, 0);
@@ -152,21 +162,23 @@ static void ssd_forward_task(const Ssd *s, const Chunk *c, float *scratch) {
             if (s->entries)
                 memcpy(s->entries + ((c->row * s->heads + head) * chunks + chunk) * N * P, state, sizeof(float) * N * P);
             const float through = ssd_decays(s, c->row, head, from, steps, mask, document, high, low, enter, leave);
-            pack_tokens(v, P, s->v + c->row * s->v_row + from * s->v_time + head * s->v_head, s->v_time, s->values,
-                        steps, mask, NULL);
-            /* q enters: `across` is free now */
-            for (int64_t t = 0; t < SPAN; t++)
-                for (int64_t n = 0; n < N; n += W) store(across + t * N + n, load(q + t * N + n) * enter[t]);
+            read_scale(s, at, head, steps, mask, scale);
+            pack_tokens(x, P, s->v + c->row * s->v_row + from * s->v_time + head * s->v_head, s->v_time, s->values,
+                        steps, mask);
+            scale_tokens(v, x, scale, P);
+            scale_tokens(across, q, enter, N); /* `across` is free now */
             product(SPAN, P, N, across, N, 1, state, P, y, P, 0);
             ssd_weights(s, scores, high, low, document, decay, weights);
             for (int64_t t = 0; t < SPAN; t += 4)
                 product(4, P, t + 4, weights + t * SPAN, SPAN, 1, v, P, y + t * P, P, 1);
             float *out = s->y + (at * s->heads + head) * s->values;
-            for (int64_t t = 0; t < steps; t++)
+            for (int64_t t = 0; t < steps; t++) {
+                for (int64_t i = t * P; s->skip && i < (t + 1) * P; i += W)
+                    store(y + i, load(y + i) + load(x + i) * s->skip[head]);
                 memcpy(out + t * s->heads * s->values, y + t * P, sizeof(float) * s->values);
+            }
             if (chunk + 1 == chunks && !s->last) continue;
-            for (int64_t t = 0; t < SPAN; t++)
-                for (int64_t p = 0; p < P; p += W) store(v + t * P + p, load(v + t * P + p) * leave[t]);
+            scale_tokens(v, v, leave, P);
             for (int64_t i = 0; i < N * P; i += W) store(state + i, load(state + i) * through);
             product(N, P, SPAN, k, 1, N, v, P, state, P, 1);
         }
@@ -183,7 +195,7 @@ static int ssd_forward(const Ssd *s) {
     int64_t failed = 0;
 #pragma omp parallel num_threads((int)s->threads) if (s->threads > 1) reduction(+ : failed)
     {
-        float *scratch = malloc(sizeof(float) * (3 * SPAN * N + 3 * SPAN * SPAN + 2 * SPAN * P + HEADS * N * P));
+        float *scratch = malloc(sizeof(float) * (3 * SPAN * N + 3 * SPAN * SPAN + 3 * SPAN * P + HEADS * N * P));
         failed += scratch == NULL;
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < tasks; task++) {

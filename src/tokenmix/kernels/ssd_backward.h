@@ -34,11 +34,12 @@ static void ssd_backward_task(const Ssd *s, const SsdGrads *g, const Chunk *c, f
     float *q = scratch, *k = q + SPAN * N, *part = k + SPAN * N, *across = part + SPAN * N, *sum_q = across + SPAN * N;
     float *sum_k = sum_q + SPAN * N, *scores = sum_k + SPAN * N, *decay = scores + SPAN * SPAN;
     float *weights = decay + SPAN * SPAN, *inner = weights + SPAN * SPAN, *sum_inner = inner + SPAN * SPAN;
-    float *v = sum_inner + SPAN * SPAN, *dy = v + SPAN * P, *dv = dy + SPAN * P, *turned = dv + SPAN * P;
+    float *x = sum_inner + SPAN * SPAN, *v = x + SPAN * P, *dy = v + SPAN * P, *dv = dy + SPAN * P, *turned = dv + SPAN * P;
     float *flipped = turned + SPAN * P, *grads = flipped + N * P; /* flipped: a state as (P, N) */
-    float high[SPAN], low[SPAN], enter[SPAN], leave[SPAN];
+    float high[SPAN], low[SPAN], enter[SPAN], leave[SPAN], scale[SPAN];
     double slope[SPAN];
     int32_t document[SPAN];
+    for (int64_t h = 0; h < c->heads && g->skip; h++) g->skip[c->row * s->heads + c->first + h] = 0;
     for (int64_t h = 0; h < c->heads; h++)
         read_state(s, c, g->last + (c->row * s->heads + c->first + h) * s->values * s->keys, grads + h * N * P);
     for (int64_t chunk = chunks - 1; chunk >= 0; chunk--) {
@@ -46,9 +47,9 @@ static void ssd_backward_task(const Ssd *s, const SsdGrads *g, const Chunk *c, f
         const uint8_t *mask = s->mask ? s->mask + at : NULL;
         number_documents(s->starts ? s->starts + at : NULL, steps, document);
         pack_tokens(q, N, s->q + c->row * s->q_row + from * s->q_time + c->group * s->q_head, s->q_time, s->keys, steps,
-                    mask, NULL);
+                    mask);
         pack_tokens(k, N, s->k + c->row * s->k_row + from * s->k_time + c->group * s->k_head, s->k_time, s->keys, steps,
-                    mask, NULL);
+                    mask);
         transpose(SPAN, N, k, N, across, SPAN);
         for (int64_t t = 0; t < SPAN; t += 16)
             product(16, t + 16, N, q + t * N, N, 1, across, SPAN, scores + t * SPAN, SPAN, 0);
@@ -59,9 +60,11 @@ static void ssd_backward_task(const Ssd *s, const SsdGrads *g, const Chunk *c, f
             const float *state = s->entries + ((c->row * s->heads + head) * chunks + chunk) * N * P;
             float *grad = grads + h * N * P;
             const float through = ssd_decays(s, c->row, head, from, steps, mask, document, high, low, enter, leave);
-            pack_tokens(v, P, s->v + c->row * s->v_row + from * s->v_time + head * s->v_head, s->v_time, s->values,
-                        steps, mask, NULL);
-            pack_tokens(dy, P, g->y + out, s->heads * s->values, s->values, steps, mask, NULL);
+            read_scale(s, at, head, steps, mask, scale);
+            pack_tokens(x, P, s->v + c->row * s->v_row + from * s->v_time + head * s->v_head, s->v_time, s->values,
+                        steps, mask);
+            pack_tokens(dy, P, g->y + out, s->heads * s->values, s->values, steps, mask);
+            scale_tokens(v, x, scale, P);
             ssd_weights(s, scores, high, low, document, decay, weights);
 
             /* inside the chunk */
@@ -101,21 +104,22 @@ static void ssd_backward_task(const Ssd *s, const SsdGrads *g, const Chunk *c, f
             }
             for (int64_t n = 0; n < N && through != 0; n++) last += through * row_dot(grad + n * P, state + n * P, P);
             slope[SPAN - 1] += last;
-            for (int64_t t = 0; t < SPAN; t++)
-                for (int64_t n = 0; n < N; n += W) store(part + t * N + n, load(k + t * N + n) * leave[t]);
+            scale_tokens(part, k, leave, N);
             product(SPAN, P, N, part, N, 1, grad, P, dv, P, 1);
-            for (int64_t t = 0; t < SPAN; t++)
-                for (int64_t n = 0; n < N; n += W) store(part + t * N + n, load(q + t * N + n) * enter[t]);
+            scale_tokens(part, q, enter, N);
             for (int64_t i = 0; i < N * P; i += W) store(grad + i, load(grad + i) * through);
             product(N, P, SPAN, part, 1, N, dy, P, grad, P, 1);
 
+            double skipped = 0;
             for (int64_t t = 0; t < steps; t++) {
-                float *to = g->v + out + t * s->heads * s->values;
-                if (mask && !mask[t])
-                    memset(to, 0, sizeof(float) * s->values);
-                else
-                    memcpy(to, dv + t * P, sizeof(float) * s->values);
+                if (g->scale) g->scale[(at + t) * s->heads + head] = row_dot(x + t * P, dv + t * P, P);
+                if (g->skip) skipped += row_dot(x + t * P, dy + t * P, P);
+                const float skip = s->skip ? s->skip[head] : 0;
+                for (int64_t i = t * P; i < (t + 1) * P; i += W)
+                    store(dv + i, load(dv + i) * scale[t] + load(dy + i) * skip);
+                memcpy(g->v + out + t * s->heads * s->values, dv + t * P, sizeof(float) * s->values);
             }
+            if (g->skip) g->skip[c->row * s->heads + head] += (float)skipped;
             double sum = 0;
             for (int64_t t = SPAN - 1; t >= 0 && g->log_decay; t--) {
                 sum += slope[t];
@@ -150,7 +154,7 @@ static int ssd_backward(const Ssd *s, const SsdGrads *g) {
 #pragma omp parallel num_threads((int)s->threads) if (s->threads > 1) reduction(+ : failed)
     {
         float *scratch =
-            malloc(sizeof(float) * (6 * SPAN * N + 5 * SPAN * SPAN + 4 * SPAN * P + (HEADS + 1) * N * P));
+            malloc(sizeof(float) * (6 * SPAN * N + 5 * SPAN * SPAN + 5 * SPAN * P + (HEADS + 1) * N * P));
         failed += scratch == NULL;
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < tasks; task++) {

@@ -226,12 +226,16 @@ def ssd(
     if D is not None:
         check_tensor("D", D, "(H, P)" if wide else "(H,)", (heads, width) if wide else (heads,), x.device)
     kind, x = x.dtype, at_least_float32(x)
-    dt = dt.to(x.dtype)
+    dt, A, B, C = (tensor.to(x.dtype) for tensor in (dt, A, B, C))
+    if kernels.serves(x) and length > 1 and not wide:
+        starts = starts if mask is None or starts is None else starts & mask
+        state = None if state is None else state.to(x.dtype)
+        D = None if D is None else D.to(x.dtype)
+        y, state = native_ssd(x, dt * A, B, C, starts, mask, state, scale=dt, skip=D)
+        return y.to(kind), state
     if mask is not None:
         x, dt = x.masked_fill(~mask[..., None, None], 0), dt.masked_fill(~mask[..., None], 0)
-    y, state = chunked_scan(
-        x * dt[..., None], dt * A.to(x.dtype), B, C, starts=starts, mask=mask, state=state, chunk=chunk
-    )
+    y, state = chunked_scan(x * dt[..., None], dt * A, B, C, starts=starts, mask=mask, state=state, chunk=chunk)
     if D is not None:
         y = torch.addcmul(y, x, (D if wide else D[:, None]).to(x.dtype))
     return y.to(kind), state

@@ -21,15 +21,21 @@ def native_ssd(
     starts: Tensor | None,
     mask: Tensor | None,
     state: Tensor | None,
+    scale: Tensor | None = None,
+    skip: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """See `tokenmix.ops.chunked_scan.chunked_scan`, for float32 on the CPU.
+    """S_t = exp(log_decay_t) S_(t-1) + scale_t v_t k_t^T;  y_t = S_t q_t + skip v_t, for float32 on the CPU.
+
+    Args:
+        v, log_decay, k, q, starts, mask, state: see `tokenmix.ops.chunked_scan.chunked_scan`.
+        scale: (B, L, H), default 1. skip: (H,), default 0.
 
     Returns:
         y (B, L, H, P), and the state (B, H, P, N) after the last token.
     """
-    given = (v, log_decay, k, q, state)
+    given = (v, log_decay, k, q, state, scale, skip)
     keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
-    y, last, _ = _ssd(v, log_decay, k, q, starts, mask, state, keep)
+    y, last, _ = _ssd(v, log_decay, scale, skip, k, q, starts, mask, state, keep)
     return y, last
 
 
@@ -37,6 +43,8 @@ def native_ssd(
 def _ssd(
     v: Tensor,
     log_decay: Tensor | None,
+    scale: Tensor | None,
+    skip: Tensor | None,
     k: Tensor,
     q: Tensor,
     starts: Tensor | None,
@@ -45,8 +53,8 @@ def _ssd(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the last state, and the states before each chunk, if they are to be kept."""
-    y, last, entries = _ssd_shapes(v, log_decay, k, q, starts, mask, state, keep)
-    arguments, alive = _arguments(v, log_decay, k, q, starts, mask, state)
+    y, last, entries = _ssd_shapes(v, log_decay, scale, skip, k, q, starts, mask, state, keep)
+    arguments, alive = _arguments(v, log_decay, scale, skip, k, q, starts, mask, state)
     arguments.y, arguments.last = native.address(y), native.address(last)
     arguments.entries = native.address(entries) if keep else None
     native.run(kernels.library().tm_ssd_forward, arguments)
@@ -60,19 +68,23 @@ def _ssd_backward(
     grad_last: Tensor,
     v: Tensor,
     log_decay: Tensor | None,
+    scale: Tensor | None,
+    skip: Tensor | None,
     k: Tensor,
     q: Tensor,
     starts: Tensor | None,
     mask: Tensor | None,
     entries: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of v, log_decay, k, q and the first state."""
-    outputs = _backward_shapes(grad_y, grad_last, v, log_decay, k, q)
-    arguments, alive = _arguments(v, log_decay, k, q, starts, mask, None)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of v, log_decay, scale, skip (a row each), k, q and the first state."""
+    outputs = _backward_shapes(grad_y, grad_last, v, log_decay, scale, skip, k, q)
+    arguments, alive = _arguments(v, log_decay, scale, skip, k, q, starts, mask, None)
     arguments.entries = native.address(entries)
     grad_y, grad_last = grad_y.contiguous(), grad_last.contiguous()
-    grad_v, grad_decay, grad_k, grad_q, grad_state = outputs
-    ordered = (grad_y, grad_last, grad_v, None if log_decay is None else grad_decay, grad_k, grad_q, grad_state)
+    wanted = [
+        None if given is None else grad for grad, given in zip(outputs[1:4], (log_decay, scale, skip), strict=True)
+    ]
+    ordered = (grad_y, grad_last, outputs[0], *wanted, *outputs[4:])
     native.run(kernels.library().tm_ssd_backward, arguments, native.SsdGrads(*map(native.address, ordered)))
     del alive
     return outputs
@@ -81,6 +93,8 @@ def _ssd_backward(
 def _arguments(
     v: Tensor,
     log_decay: Tensor | None,
+    scale: Tensor | None,
+    skip: Tensor | None,
     k: Tensor,
     q: Tensor,
     starts: Tensor | None,
@@ -88,7 +102,8 @@ def _arguments(
     state: Tensor | None,
 ) -> tuple[Any, tuple[Tensor | None, ...]]:
     v, k, q = map(native.rows, (v, k, q))
-    rest = tuple(None if tensor is None else tensor.contiguous() for tensor in (log_decay, state, mask, starts))
+    given = (log_decay, scale, skip, state, mask, starts)
+    rest = tuple(None if tensor is None else tensor.contiguous() for tensor in given)
     (count, length, heads, values), (groups, keys) = v.shape, k.shape[2:]
     arguments = native.Ssd(
         *map(native.address, (v, k, q, *rest)),
@@ -103,8 +118,8 @@ def _arguments(
 
 
 @_ssd.register_fake
-def _ssd_shapes(v: Tensor, _: Tensor | None, k: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    (rows, length, heads, values), keys = v.shape, k.shape[3]
+def _ssd_shapes(v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    (rows, length, heads, values), keys = v.shape, rest[3].shape[3]
     chunks = -(-length // SPAN) if rest[-1] else 0
     entries = v.new_empty(rows, heads, chunks, -(-keys // 16) * 16, -(-values // 16) * 16)  # the widest vectors
     return v.new_empty(rows, length, heads, values), v.new_empty(rows, heads, values, keys), entries
@@ -112,23 +127,29 @@ def _ssd_shapes(v: Tensor, _: Tensor | None, k: Tensor, *rest: Any) -> tuple[Ten
 
 @_ssd_backward.register_fake
 def _backward_shapes(_: Tensor, grad_last: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    log_decay, k, q = rest[:3]
+    log_decay, scale, skip, k, q = rest[:5]
     like = torch.contiguous_format
     grad_v, grad_k, grad_q, grad_state = (torch.empty_like(t, memory_format=like) for t in (v, k, q, grad_last))
-    grad_decay = v.new_empty(0) if log_decay is None else torch.empty_like(log_decay, memory_format=like)
-    return grad_v, grad_decay, grad_k, grad_q, grad_state
+    grad_decay, grad_scale = (
+        v.new_empty(0) if tensor is None else torch.empty_like(tensor, memory_format=like)
+        for tensor in (log_decay, scale)
+    )
+    grad_skip = v.new_empty(0) if skip is None else v.new_empty(v.shape[0], v.shape[2])
+    return grad_v, grad_decay, grad_scale, grad_skip, grad_k, grad_q, grad_state
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    v, log_decay, k, q, starts, mask, state, _ = inputs
-    ctx.save_for_backward(v, log_decay, k, q, starts, mask, output[2])
+    *given, state, _ = inputs
+    ctx.save_for_backward(*given, output[2])
     ctx.has_state = state is not None
 
 
 def _backward(ctx: Any, grad_y: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    grad_v, grad_decay, grad_k, grad_q, grad_state = _ssd_backward(grad_y, grad_last, *ctx.saved_tensors)
-    decay = None if ctx.saved_tensors[1] is None else grad_decay
-    return grad_v, decay, grad_k, grad_q, None, None, grad_state if ctx.has_state else None, None
+    _, log_decay, scale, skip, *__ = ctx.saved_tensors
+    grad_v, *optional, grad_k, grad_q, grad_state = _ssd_backward(grad_y, grad_last, *ctx.saved_tensors)
+    optional[2] = optional[2].sum(0)
+    optional = [None if given is None else grad for grad, given in zip(optional, (log_decay, scale, skip), strict=True)]
+    return grad_v, *optional, grad_k, grad_q, None, None, grad_state if ctx.has_state else None, None
 
 
 _ssd.register_autograd(_backward, setup_context=_save)

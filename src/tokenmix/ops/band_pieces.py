@@ -1,0 +1,114 @@
+"""Which queries of a band meet which keys: consecutive blocks of one shape, and what a block hides."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Piece(NamedTuple):
+    """`number` blocks of `rows` queries, each `rows` further on; every block reads `keys` consecutive keys."""
+
+    query: int  # first query of the first block
+    rows: int
+    number: int
+    key: int  # first key of the first block
+    keys: int
+
+    def queries(self, x: Tensor) -> Tensor:
+        """(h, L, D) -> (number, h, rows, D), a view."""
+        return blocks(x, self.query, self.rows, self.rows, self.number)
+
+    def read(self, x: Tensor) -> Tensor:
+        """(h, L, D) -> (number, h, keys, D), an overlapping view."""
+        return blocks(x, self.key, self.keys, self.rows, self.number)
+
+    def add(self, total: Tensor, x: Tensor) -> None:
+        """Add (number, h, keys, D) to what the blocks read of (h, L, D)."""
+        step = self.keys if self.number == 1 else self.rows
+        for first in range(0, self.keys, step):  # parts of the blocks that do not overlap
+            size = min(step, self.keys - first)
+            blocks(total, self.key + first, size, self.rows, self.number).add_(x[:, :, first : first + size])
+
+
+@lru_cache(maxsize=256)
+def cut(length: int, window: int, causal: bool, rows: int, most: int) -> tuple[Piece, ...]:
+    """Cut a row of `length` tokens into pieces of at most `most` blocks.
+
+    Blocks at the ends of the row, whose keys are fewer, are pieces of their own.
+
+    Example:
+        >>> cut(10, window=2, causal=True, rows=2, most=3)
+        (Piece(query=0, rows=2, number=1, key=0, keys=2), Piece(query=2, rows=2, number=3, key=0, keys=4),
+        Piece(query=8, rows=2, number=1, key=6, keys=4))
+    """
+    ahead = 0 if causal else window
+    pieces, query = [], 0
+    while query < length:
+        here = min(rows, length - query)
+        low, high = max(query - window, 0), min(query + here + ahead, length)
+        whole = here == rows and high - low == window + rows + ahead
+        number = min((length - ahead - query) // rows, most) if whole else 1
+        pieces.append(Piece(query, here, number, low, high - low))
+        query += here * number
+    return tuple(pieces)
+
+
+def blocks(x: Tensor, first: int, size: int, step: int, number: int) -> Tensor:
+    """(h, L, D) -> (number, h, size, D), a view: block i is the tokens from first + i * step on."""
+    head, token, feature = x.stride()
+    return x[:, first:].as_strided((number, x.shape[0], size, x.shape[2]), (step * token, head, token, feature))
+
+
+class Hidden:
+    """What is added to the scores of pieces: 0 for keys that are read, -inf for others.
+
+    Args:
+        window, causal: of a band of dilation 1.
+        dtype: of what is added.
+    """
+
+    def __init__(self, window: int, causal: bool, dtype: torch.dtype) -> None:
+        self.window, self.causal, self.dtype = window, causal, dtype
+        self.shared: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
+
+    def of(self, piece: Piece, mask: Tensor | None, segments: Tensor | None) -> Tensor | None:
+        """What the band, the mask (L,) and the segments (L,) of a row hide.
+
+        Returns:
+            (number|1, 1, rows, keys), one for all blocks where no mask and no other segment meets the piece; None if
+            the mask hides all of its keys.
+        """
+        offset = piece.query - piece.key
+        shared, added = self._shared(offset, piece.rows, piece.keys)
+        seen = shared
+        reach = slice(piece.key, piece.key + (piece.number - 1) * piece.rows + piece.keys)
+        real = None if mask is None else mask[reach]
+        if real is not None and not bool(real.any()):
+            return None
+        if real is not None and not bool(real.all()):
+            seen = seen & _of_keys(real, piece)
+        segment = None if segments is None else segments[reach]
+        if segment is not None and bool((segment != segment[0]).any()):
+            own = blocks(segment[None, :, None], offset, piece.rows, piece.rows, piece.number)  # (number, 1, rows, 1)
+            seen = seen & (own == _of_keys(segment, piece))
+        return added if seen is shared else _add(seen, self.dtype)
+
+    def _shared(self, offset: int, rows: int, keys: int) -> tuple[Tensor, Tensor]:
+        if (offset, rows, keys) not in self.shared:
+            distance = torch.arange(offset, offset + rows)[:, None] - torch.arange(keys)
+            seen = (distance < self.window) & (distance >= 0 if self.causal else distance > -self.window)
+            self.shared[offset, rows, keys] = seen[None, None], _add(seen[None, None], self.dtype)
+        return self.shared[offset, rows, keys]
+
+
+def _of_keys(x: Tensor, piece: Piece) -> Tensor:
+    """(L,) -> (number, 1, 1, keys)."""
+    return blocks(x[None, :, None], 0, piece.keys, piece.rows, piece.number).transpose(2, 3)
+
+
+def _add(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)

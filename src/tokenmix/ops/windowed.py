@@ -1,0 +1,256 @@
+"""Windowed softmax attention on the CPU: torch's flash kernel on overlapping views of keys and values.
+
+A piece of a row is one call of the kernel: its blocks lie on the batch axis, and their keys and values overlap in
+memory, so that nothing is copied and nothing but the band is computed. The backward pass is the kernel's own; gradients
+of keys that several blocks read are added up. Source: Dao et al. 2022 (2205.14135) for the kernel; Beltagy et al. 2020
+(2004.05150) for bands as overlapping blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from tokenmix.ops.band_pieces import Hidden, Piece, cut
+from tokenmix.ops.blocked import Tokens, block
+from tokenmix.ops.dense import Rule, compute_plainly
+from tokenmix.ops.precision import at_least_float32
+from tokenmix.ops.sources import Band
+
+_TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_FEWEST = 2_000_000  # multiplications of a row that are worth calls of their own
+_FORWARD, _BACKWARD = 2**19, 2**20  # numbers that a call may return: they should stay in the cache
+
+
+def _probe() -> bool:
+    """Whether torch's kernel is here and, for a query that reads nothing, gives 0 and finite gradients."""
+    try:
+        q, k, v = torch.tensor([1.0, 2.0, 3.0], device="cpu").view(3, 1, 1, 1, 1).expand(3, 1, 1, 2, 4)
+        hidden = torch.tensor([[0.0, 0.0], [-torch.inf, -torch.inf]], device="cpu")[None, None]
+        y, total = _flash(q, k, v, hidden, 0.5)
+        found = [*_flash_backward(q, q, k, v, y, total, hidden, 0.5), y]
+        return all(bool(torch.isfinite(x).all()) for x in found) and y[0, 0, :, 0].tolist() == [3.0, 0.0]
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """(N, h, n, D), and (N, h, n) log-sum-exp of the scores."""
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return kernel(q, k, v, 0.0, False, attn_mask=hidden, scale=scale)
+
+
+def _flash_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, total: Tensor, hidden: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    return kernel(grad, q, k, v, y, total, 0.0, False, attn_mask=hidden, scale=scale)
+
+
+SERVES = _probe()
+
+
+def serves(source: Band, tokens: Tokens) -> bool:
+    """Whether `windowed` is right for these tokens, and faster than blocks with their neighbours."""
+    q = tokens.q
+    if not SERVES or q.device.type != "cpu" or q.dtype not in _TYPES or tokens.bias is not None:
+        return False
+    steps = q.shape[2] // source.dilation
+    return q.shape[1] * steps * min(source.window, steps) * (q.shape[3] + tokens.v.shape[3]) >= _FEWEST
+
+
+def windowed(source: Band, tokens: Tokens, scale: float) -> Tensor:
+    """Softmax attention over a band.
+
+    Args:
+        source: the band.
+        tokens: as many keys as queries; without a bias.
+        scale: factor of the scores.
+
+    Returns:
+        (B, H, L, E), laid out as (B, L, H, E).
+    """
+    q, k, v, mask, segments, _ = tokens
+    width, value_width = q.shape[3], v.shape[3]
+    if width < value_width:  # the kernel wants one width; zeros change no score
+        q, k = (torch.nn.functional.pad(x, (0, value_width - width)) for x in (q, k))
+    elif width > value_width:
+        v = torch.nn.functional.pad(v, (0, width - value_width))
+    y, _ = windowed_attention(q, k, v, mask, segments, source.window, source.causal, source.dilation, scale)
+    return y[..., :value_width] if width > value_width else y
+
+
+# ---------------------------------------------------------------------- the operation
+
+
+@torch.library.custom_op("tokenmix::windowed_attention", mutates_args=())
+def windowed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    segments: Tensor | None,
+    window: int,
+    causal: bool,
+    dilation: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """(B, H, L, D), and (B, H, L, 1) log-sum-exp of the scores, both laid out with L before H."""
+    y, total = _outputs(q)
+    k, v = _features_together(k), _features_together(v)
+    q, group = _features_together(q), q.shape[1] // max(k.shape[1], 1)
+    size = _size(window)
+    most = max(_FORWARD // (k.shape[1] * size * q.shape[3]), 1)
+    for row, place, piece, hidden in _work(q, mask, segments, window, causal, dilation, size, most):
+        row_k, row_v = piece.read(k[row, :, place]), piece.read(v[row, :, place])
+        for g in range(group):  # the heads that read the same keys, one after another
+            at = (row, slice(g, None, group), place)
+            if hidden is None:
+                piece.queries(y[at]).zero_()
+                piece.queries(total[at]).zero_()
+                continue
+            found, found_total = _flash(piece.queries(q[at]), row_k, row_v, hidden, scale)
+            piece.queries(y[at]).copy_(found)
+            piece.queries(total[at]).copy_(found_total.unsqueeze(-1))
+    return y, total
+
+
+@windowed_attention.register_fake
+def _(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _outputs(q)
+
+
+@torch.library.custom_op("tokenmix::windowed_attention_backward", mutates_args=())
+def windowed_attention_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    y: Tensor,
+    total: Tensor,
+    mask: Tensor | None,
+    segments: Tensor | None,
+    window: int,
+    causal: bool,
+    dilation: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v; the keys' are summed in float32 or better."""
+    grad, q, k, v = (_features_together(x) for x in (grad, q, k, v))
+    (_, grad_k, grad_v), grad_q = (_like(x, total.dtype) for x in (q, k, v)), _like(q)
+    grad_k.zero_()
+    grad_v.zero_()
+    group, size = q.shape[1] // max(k.shape[1], 1), _size_backward(window)
+    most = max(_BACKWARD // (2 * k.shape[1] * (window + size) * q.shape[3]), 1)
+    for row, place, piece, hidden in _work(q, mask, segments, window, causal, dilation, size, most):
+        row_k, row_v = piece.read(k[row, :, place]), piece.read(v[row, :, place])
+        for g in range(group):
+            at = (row, slice(g, None, group), place)
+            if hidden is None:
+                piece.queries(grad_q[at]).zero_()
+                continue
+            here = [piece.queries(x[at]) for x in (q, y, total)]
+            found = _flash_backward(
+                piece.queries(grad[at]), here[0], row_k, row_v, here[1], here[2].squeeze(-1), hidden, scale
+            )
+            piece.queries(grad_q[at]).copy_(found[0])
+            piece.add(grad_k[row, :, place], found[1])
+            piece.add(grad_v[row, :, place], found[2])
+    return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+@windowed_attention_backward.register_fake
+def _(_grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _like(q), _like(k), _like(v)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.options = inputs[5:]
+    ctx.save_for_backward(*inputs[:3], *output, *inputs[3:5])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    q, k, v, y, total, mask, segments = ctx.saved_tensors
+    window, causal, dilation, scale = ctx.options
+    if torch.is_grad_enabled():  # the gradients will be differentiated, which the kernel cannot
+        blocks_, restore = block(Band(window, causal, dilation), Tokens(q, k, v, mask, segments, None))
+        plain = restore([compute_plainly(x, Rule("softmax", scale, sums=False))[0] for x in blocks_])
+        grads = torch.autograd.grad(plain, (q, k, v), grad.to(plain.dtype), create_graph=True)
+    else:
+        grads = windowed_attention_backward(grad, q, k, v, y, total, mask, segments, window, causal, dilation, scale)
+    return *grads, *[None] * 6
+
+
+windowed_attention.register_autograd(_differentiate, setup_context=_keep)
+
+
+# ---------------------------------------------------------------------- rows and pieces
+
+
+def _work(
+    q: Tensor,
+    mask: Tensor | None,
+    segments: Tensor | None,
+    window: int,
+    causal: bool,
+    dilation: int,
+    size: int,
+    most: int,
+) -> Iterator[tuple[int, slice, Piece, Tensor | None]]:
+    """The pieces of every row and residue class, and what is added to their scores."""
+    hides = Hidden(window, causal, at_least_float32(q[:0]).dtype)
+    for row in range(q.shape[0]):
+        for first in range(dilation):
+            place = slice(first, None, dilation)
+            row_mask, row_segments = (None if x is None else x[row, place] for x in (mask, segments))
+            for piece in cut(len(range(first, q.shape[2], dilation)), window, causal, size, most):
+                yield row, place, piece, hides.of(piece, row_mask, row_segments)
+
+
+def _size(window: int) -> int:
+    """Queries of a block, as measured: smaller blocks meet fewer keys, larger ones compute faster."""
+    return 32 if window <= 128 else 64
+
+
+def _size_backward(window: int) -> int:
+    return 64 if window <= 256 else 128
+
+
+def _features_together(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """(B, h, L, D) without values, laid out as (B, L, h, D)."""
+    batch, heads, length, width = x.shape
+    return x.new_empty((batch, length, heads, width), dtype=dtype).transpose(1, 2)
+
+
+def _outputs(q: Tensor) -> tuple[Tensor, Tensor]:
+    total = _like(q[..., :1], at_least_float32(q[:0]).dtype)
+    return _like(q), total
+
+
+@register_flop_formula(torch.ops.tokenmix.windowed_attention)
+def _flops(q: tuple[int, ...], *options: Any, **_: Any) -> int:
+    window, causal, dilation = options[4:7]
+    return 2 * _products(q, window, causal, dilation, _size(window))
+
+
+@register_flop_formula(torch.ops.tokenmix.windowed_attention_backward)
+def _flops_backward(_grad: tuple[int, ...], q: tuple[int, ...], *options: Any, **_: Any) -> int:
+    window, causal, dilation = options[6:9]
+    return 5 * _products(q, window, causal, dilation, _size_backward(window))
+
+
+def _products(q: tuple[int, ...], window: int, causal: bool, dilation: int, size: int) -> int:
+    """FLOPs of queries times keys, over the blocks."""
+    batch, heads, length, width = q
+    lengths = [len(range(first, length, dilation)) for first in range(dilation)]
+    pieces = [piece for steps in lengths for piece in cut(steps, window, causal, size, length)]
+    return 2 * batch * heads * width * sum(piece.rows * piece.number * piece.keys for piece in pieces)

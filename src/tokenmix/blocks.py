@@ -12,7 +12,10 @@ from torch.utils.checkpoint import checkpoint
 from tokenmix.feed_forward import FEED_FORWARDS
 from tokenmix.layout import Layout, put_tokens, take_tokens
 from tokenmix.mixer import TokenMixer, build_mixer, check_positive
+from tokenmix.stack_state import StackState
 from tokenmix.state import MixerState
+
+__all__ = ["NORMS", "MixerBlock", "Stack", "StackState", "resolve_pattern"]
 
 NORMS: dict[str, Callable[..., nn.Module]] = {"rmsnorm": nn.RMSNorm, "layernorm": nn.LayerNorm}
 
@@ -74,64 +77,11 @@ class MixerBlock(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout | None = None, state: MixerState | None = None) -> Tensor:
         """(B, L, dim) to (B, L, dim); the state is the mixer's."""
-        x = x + self.mixer_dropout(self.mixer(self.mixer_norm(x), layout, state))
-        if self.feed_forward is not None and self.feed_forward_norm is not None:
-            x = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        x = x + _drop(self.mixer_dropout, self.mixer(self.mixer_norm(x), layout, state))
+        feed_forward, norm = self.feed_forward, self.feed_forward_norm
+        if feed_forward is not None and norm is not None:
+            x = x + _drop(self.dropout, feed_forward(norm(x)))
         return x
-
-
-class StackState:
-    """The states of a stack's mixers, one a layer, handled as one.
-
-    Attributes:
-        states: list of `MixerState`.
-    """
-
-    def __init__(self, states: list[MixerState]) -> None:
-        self.states = states
-
-    @property
-    def seen(self) -> Tensor:
-        """(B,) real tokens read so far."""
-        return self.states[0].seen
-
-    @property
-    def place(self) -> Tensor:
-        """(B,) real tokens read so far of the document that the row is in."""
-        return self.states[0].place
-
-    @property
-    def length(self) -> int:
-        """Largest number of tokens that a row has seen."""
-        return self.states[0].length
-
-    @property
-    def batch_size(self) -> int:
-        """Number of rows."""
-        return self.states[0].batch_size
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in use over all layers."""
-        return sum(state.nbytes for state in self.states)
-
-    def reorder(self, index: Tensor) -> None:
-        """See `MixerState.reorder`."""
-        for state in self.states:
-            state.reorder(index)
-
-    def crop(self, length: int) -> None:
-        """See `MixerState.crop`; nothing changes if any layer refuses."""
-        if length < self.length:
-            for state in self.states:
-                state.check_crop(length)
-        for state in self.states:
-            state.crop(length)
-
-    def detach(self) -> None:
-        """See `MixerState.detach`."""
-        for state in self.states:
-            state.detach()
 
 
 class Stack(nn.Module):
@@ -214,7 +164,9 @@ class Stack(nn.Module):
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> StackState:
         """Empty memories of all layers; see `TokenMixer.init_state`."""
-        return StackState([mixer.init_state(batch_size, device=device, dtype=dtype) for mixer in self.mixers])
+        state = StackState([mixer.init_state(batch_size, device=device, dtype=dtype) for mixer in self.mixers])
+        state.share_counters()
+        return state
 
     def forward(
         self,
@@ -296,6 +248,11 @@ def resolve_pattern(pattern: str, mixers: Mapping[str, Any], layers: int | None 
     if unused:
         raise ValueError(f"mixers: {unused} named but not used by pattern {letters!r}")
     return letters
+
+
+def _drop(dropout: nn.Module, x: Tensor) -> Tensor:
+    """Dropout, which costs nothing where it does nothing."""
+    return dropout(x) if dropout.training else x
 
 
 def _restore(x: Tensor, order: Tensor | None) -> Tensor:

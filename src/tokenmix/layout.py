@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
 _INTEGER = (torch.int64, torch.int32, torch.int16, torch.uint8)
 _PER_TOKEN = ("mask", "segments", "positions", "coords", "normals", "modality")
 
@@ -60,6 +62,9 @@ class Layout:
     edge_attr: Tensor | None = None
     modality: Tensor | None = None
     _aligned: bool = dataclasses.field(default=False, init=False, repr=False)
+    _memory: dict[tuple[object, ...], tuple[object, object]] = dataclasses.field(
+        default_factory=dict, init=False, repr=False
+    )
 
     # ------------------------------------------------------------------ constructors
 
@@ -175,7 +180,7 @@ class Layout:
             >>> Layout(grid=(2, 2)).fields()
             ('grid',)
         """
-        names = (f.name for f in dataclasses.fields(self) if f.name != "_aligned")
+        names = (f.name for f in dataclasses.fields(self) if f.init)
         return tuple(name for name in names if getattr(self, name) is not None)
 
     def validate(self, batch: int, length: int, device: torch.device | None = None) -> None:
@@ -184,6 +189,33 @@ class Layout:
         Raises:
             ValueError: wrong shape, value or device. TypeError: wrong type.
         """
+        self.remember(("valid", batch, length, device), None, lambda: self._validate(batch, length, device))
+
+    def remember(self, key: tuple[object, ...], of: object, make: Callable[[], T]) -> T:
+        """What `make()` gives, computed once for all layers that read this layout.
+
+        Outside torch.compile, one value is kept for each key, as long as it is asked for with the same `of`. The
+        tensors of a layout must not be written to while it is in use.
+
+        Args:
+            key: what is computed, and from which values.
+            of: the object that it is computed from, besides the layout.
+            make: computes it.
+
+        Example:
+            >>> layout, numbers = Layout(), [1, 2]
+            >>> layout.remember(("sum",), numbers, lambda: sum(numbers)), layout.remember(("sum",), numbers, int)
+            (3, 3)
+        """
+        if torch.compiler.is_compiling():
+            return make()
+        key = (*key, torch.is_inference_mode_enabled())  # what is made there cannot be used in training
+        found = self._memory.get(key)
+        if found is None or found[0] is not of:
+            found = self._memory[key] = (of, make())
+        return cast(T, found[1])
+
+    def _validate(self, batch: int, length: int, device: torch.device | None) -> None:
         tokens = f"({batch}, {length})"
         for name in _PER_TOKEN:
             value = getattr(self, name)

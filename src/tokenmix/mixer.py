@@ -165,8 +165,7 @@ class TokenMixer(nn.Module):
             layout = Layout()
         elif not isinstance(layout, Layout):
             raise TypeError(f"layout: expected a tokenmix.Layout, found {type(layout).__name__}")
-        missing = [field for field in self.needs if getattr(layout, field) is None]
-        if missing:
+        if self.needs and (missing := [field for field in self.needs if getattr(layout, field) is None]):
             raise ValueError(f"layout: {who} needs {', '.join(missing)}, found only {list(layout.fields())}")
         layout.validate(x.shape[0], x.shape[1], x.device)
         if state is not None:

@@ -8,28 +8,30 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tokenmix.counters import Counted, Counters, chunk_places, document_starts
 from tokenmix.layout import Layout
 
+__all__ = ["MixerState", "chunk_places", "document_starts"]
 
-class MixerState:
+
+class MixerState(Counted):
     """The memory of one mixer for a batch of rows.
 
-    Three kinds of tensors, all with the batch first:
+    Four kinds of tensors, all with the batch first:
 
     - fixed (`put`): rewritten at each call, such as the state of a recurrence;
-    - recent (`recent`, `roll`): the last `size` tokens, such as the inputs of a convolution or the
-      keys of a sliding window; right-aligned, so that the newest is last;
-    - growing (`append`): one slot a real token, such as the keys of full attention.
+    - recent (`recent`, `roll`): the last `size` tokens, such as the inputs of a convolution; right-aligned, so that
+      the newest is last;
+    - rings (`ring`, `overwrite`): the last `size` tokens, token t in slot t mod `size`, such as the keys of a sliding
+      window: nothing moves when a token comes;
+    - growing (`grow`, `append`): one slot a real token, such as the keys of full attention.
 
-    A row's slots hold its real tokens only, without holes, whatever padding the chunks carried.
+    A row's slots hold its real tokens only, without holes, whatever padding the chunks carried. Without gradients,
+    all but recent ones are written in place.
 
     Attributes:
-        seen: (B,) int64, real tokens read so far.
-        place: (B,) int64, real tokens read so far of the document that the row is in.
-        segment: (B,) int64, number of the last document (0 before the first token).
-        length: the largest `seen`, as a Python integer.
-        uniform: True as long as every row has seen the same number of tokens.
-        packed: True once a chunk came with segments.
+        counters: what it has counted, `seen`, `place`, `segment`, `length`, `uniform` and `packed`; the states of a
+            stack share it, see `tokenmix.counters.Counters`.
         signature: which mixer made it, and the shapes it holds a row; another mixer refuses it.
 
     Example:
@@ -42,15 +44,11 @@ class MixerState:
     def __init__(self, batch_size: int, *, device: torch.device | str | None = None) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, found {batch_size}")
-        self.seen = torch.zeros(batch_size, dtype=torch.int64, device=device)
-        self.place = torch.zeros_like(self.seen)
-        self.segment = torch.zeros_like(self.seen)
-        self.length = 0
-        self.uniform = True
+        self.counters = Counters.start(batch_size, device)
         self.tensors: dict[str, Tensor] = {}
         self._growing: dict[str, Tensor] = {}  # (B, H, capacity, D)
+        self._reserved = 0  # tokens to make place for when growing tensors are next allocated
         self.signature: tuple[object, ...] = ()
-        self.packed = False  # True once documents were packed in a row
 
     # ------------------------------------------------------------------ what mixers call
 
@@ -67,8 +65,13 @@ class MixerState:
         return self.tensors[name]
 
     def recent(self, name: str) -> Tensor:
-        """(B, size, ...) last tokens, oldest first; those of earlier documents, or of before the start, are zero."""
+        """(B, size, ...) last tokens, oldest first; those of earlier documents, or of before the start, are zero.
+
+        It is not for writing, since it may be what the state holds.
+        """
         value = self.tensors[name]
+        if not self.packed:
+            return value
         kept = self.recent_mask(value.shape[1]).reshape(value.shape[:2] + (1,) * (value.dim() - 2))
         return value.masked_fill(~kept, 0)
 
@@ -78,7 +81,7 @@ class MixerState:
         return slots <= self.place[:, None]
 
     def roll(self, name: str, values: Tensor, counts: Tensor | None = None) -> None:
-        """Push a chunk's (B, L, ...) values into a recent tensor.
+        """Push a chunk's (B, L, ...) values into a recent tensor; what `recent` gave before stays as it is.
 
         Args:
             name: a tensor of shape (B, size, ...) set by `put`.
@@ -89,11 +92,12 @@ class MixerState:
         size = old.shape[1]
         joined = torch.cat([old, values.to(old.dtype)], dim=1)
         if counts is None:
-            self.put(name, joined[:, joined.shape[1] - size :])
+            last = joined[:, joined.shape[1] - size :]
+            self.tensors[name] = last if values.shape[1] == 1 else last.clone()  # a view would keep the whole chunk
             return
         index = counts[:, None] + torch.arange(size, device=joined.device)
         index = index.reshape(index.shape + (1,) * (joined.dim() - 2)).expand(-1, -1, *joined.shape[2:])
-        self.put(name, joined.gather(1, index))
+        self.tensors[name] = joined.gather(1, index)
 
     def grow(self, name: str, heads: int, width: int, dtype: torch.dtype) -> None:
         """Declare a growing tensor of `heads` x `width` numbers a token."""
@@ -115,45 +119,75 @@ class MixerState:
             buffer = buffer.to(values.dtype)  # that of the activations, which autocast may have narrowed
         values = values.to(buffer.dtype)
         if buffer.shape[2] < needed or _must_not_write(buffer):
-            capacity = needed if torch.is_grad_enabled() else max(needed, 2 * buffer.shape[2], 16)
-            larger = buffer.new_zeros(*buffer.shape[:2], capacity, buffer.shape[3])
+            capacity = needed if torch.is_grad_enabled() else self._capacity(needed, buffer.shape[2])
+            larger = buffer.new_empty(*buffer.shape[:2], capacity, buffer.shape[3])
             larger[:, :, : self.length] = buffer[:, :, : self.length]
             buffer = larger
         if self.uniform:
             buffer[:, :, self.length : needed] = values
         else:
+            buffer[:, :, self.length : needed] = 0  # shorter rows leave slots open
             slots = self.seen[:, None] + torch.arange(values.shape[2], device=values.device)
             buffer.scatter_(2, slots[:, None, :, None].expand_as(values), values)
         self._growing[name] = buffer
         return buffer[:, :, :needed]
 
+    def ring(self, name: str, heads: int, size: int, width: int, dtype: torch.dtype) -> None:
+        """Declare a ring of `size` tokens, of `heads` x `width` numbers each."""
+        shape = (self.seen.shape[0], heads, size, width)
+        self.tensors[name] = torch.zeros(shape, dtype=dtype, device=self.seen.device)
+
+    def overwrite(self, name: str, values: Tensor, counts: Tensor | None = None) -> Tensor:
+        """Write a chunk over the oldest tokens of a ring; call before `advance`.
+
+        Args:
+            name: what `ring` declared.
+            values: (B, heads, L, width), real tokens first in each row.
+            counts: (B,) real tokens a row; None means all L.
+
+        Returns:
+            (B, heads, size, width), the ring: slot t mod `size` of a row holds its token t.
+        """
+        ring, seen, length = self.tensors[name], self.seen, values.shape[2]
+        size = ring.shape[2]
+        if self.length == 0 and ring.dtype != values.dtype:
+            ring = self.tensors[name] = ring.to(values.dtype)  # that of the activations, as in `append`
+        values = values.to(ring.dtype)
+        if length == 1 and counts is None and not _must_not_write(ring):
+            if self.uniform:
+                ring.select(2, self.length % size).copy_(values[:, :, 0])
+            else:
+                ring.scatter_(2, (seen % size)[:, None, None, None].expand_as(values), values)
+            return ring
+        if counts is None:
+            values, seen = values[:, :, -size:], seen + max(length - size, 0)
+        newest = seen + (values.shape[2] if counts is None else counts) - 1
+        slots = torch.arange(size, device=ring.device)
+        token = newest[:, None] - (newest[:, None] - slots) % size  # (B, size): which is in each slot from now on
+        index = torch.where(token >= seen[:, None], size + token - seen[:, None], slots)[:, None, :, None]
+        self.put(name, torch.cat([ring, values], dim=2).gather(2, index.expand_as(ring)))
+        return self.tensors[name]
+
+    def in_order(self, name: str) -> Tensor:
+        """(B, heads, size - 1, width) of a ring's tokens, all but the oldest, the newest last."""
+        ring = self.tensors[name]
+        size = ring.shape[2]
+        if self.uniform:
+            return ring.roll(-(self.length % size), 2)[:, :, 1:]
+        index = (self.seen[:, None] + torch.arange(1, size, device=ring.device)) % size
+        return ring.gather(2, index[:, None, :, None].expand(-1, ring.shape[1], -1, ring.shape[3]))
+
+    def ages(self, size: int) -> Tensor:
+        """(B, size) int64: how long before the next token the one stands that a ring's slot holds, or will hold (0)."""
+        return (self.seen[:, None] - torch.arange(size, device=self.seen.device)) % size
+
     def starts(self, layout: Layout) -> Tensor | None:
         """(B, L) bool: first tokens of documents in an aligned chunk; None where the chunk holds no new document."""
-        if layout.segments is None:
-            return None
-        segments = layout.segments.long()
-        before = torch.where(self.seen > 0, self.segment, segments[:, 0])
-        starts = torch.cat([before[:, None], segments[:, :-1]], dim=1) != segments
-        return starts if layout.mask is None else starts & layout.mask
+        return self.counters.starts(layout)
 
     def advance(self, length: int, layout: Layout) -> None:
         """Count an aligned chunk of `length` tokens; `TokenMixer.forward` calls it after `mix`."""
-        counts = layout.counts()
-        read = torch.full_like(self.seen, length) if counts is None else counts
-        if layout.segments is None:
-            self.place = self.place + read
-        else:
-            self.packed = True
-            places = chunk_places(length, layout, self)
-            last = (read - 1).clamp(min=0)[:, None]
-            moved = read > 0
-            self.place = torch.where(moved, places.gather(1, last)[:, 0] + 1, self.place)
-            self.segment = torch.where(moved, layout.segments.long().gather(1, last)[:, 0], self.segment)
-        self.seen = self.seen + read
-        if counts is None:
-            self.length += length
-        else:
-            self._measure()
+        self.counters = self.counters.after(length, layout)
 
     # ------------------------------------------------------------------ what users call
 
@@ -164,7 +198,7 @@ class MixerState:
             found = (index.dtype, tuple(index.shape)) if isinstance(index, Tensor) else type(index).__name__
             raise ValueError(f"index: expected integers of shape (n,) with n at least 1, found {found}")
         self._apply(lambda tensor: tensor.index_select(0, index.to(tensor.device)))
-        self._measure()
+        self.counters = self.counters.reordered(index)
 
     def detach(self) -> None:
         """Cut the graph, for truncated backpropagation through time."""
@@ -178,12 +212,18 @@ class MixerState:
                 `length` is negative, or if the cut lies before the row's current document.
         """
         self.check_crop(length)
-        if length >= self.length:
-            return
-        seen = self.seen.clamp(max=length)
-        self.place = self.place - (self.seen - seen)
-        self.seen = seen
-        self._measure()
+        if length < self.length:
+            self.counters = self.counters.cropped(length)
+
+    def reserve(self, length: int) -> None:
+        """Make place for `length` tokens when growing tensors are next allocated, so that they need not grow again.
+
+        Raises:
+            ValueError: a length that is not an integer of at least 0.
+        """
+        if isinstance(length, bool) or not isinstance(length, int) or length < 0:
+            raise ValueError(f"length: expected an integer of at least 0, found {length!r}")
+        self._reserved = length
 
     def check_crop(self, length: int) -> None:
         """Raise what `crop` would raise, and change nothing."""
@@ -230,12 +270,12 @@ class MixerState:
         growing = [(name, b.shape[1], b.shape[3]) for name, b in sorted(self._growing.items())]
         self.signature = (owner, *fixed, *growing)
 
-    def _measure(self) -> None:
-        self.length = int(self.seen.max())
-        self.uniform = bool((self.seen == self.length).all())
+    def _capacity(self, needed: int, there: int) -> int:
+        """Slots to allocate: what was reserved, within reason, and beyond that twice as many as there are."""
+        reserved = min(self._reserved, max(4 * needed, 1024))
+        return reserved if needed <= reserved else max(needed, 2 * there, 16)
 
     def _apply(self, function: Callable[[Tensor], Tensor]) -> None:
-        self.seen, self.place, self.segment = map(function, (self.seen, self.place, self.segment))
         self.tensors = {name: function(tensor) for name, tensor in self.tensors.items()}
         self._growing = {name: function(tensor) for name, tensor in self._growing.items()}
 
@@ -243,37 +283,3 @@ class MixerState:
 def _must_not_write(tensor: Tensor) -> bool:
     """Whether autograd, or inference mode that has ended, forbids writing into a tensor."""
     return torch.is_grad_enabled() or (tensor.is_inference() and not torch.is_inference_mode_enabled())
-
-
-def chunk_places(length: int, layout: Layout, state: MixerState | None, device: torch.device | None = None) -> Tensor:
-    """(B, L) or (1, L) int64: how many tokens of its document stand before each token of an aligned chunk.
-
-    Example:
-        >>> chunk_places(4, Layout(segments=torch.tensor([[0, 0, 1, 1]])), None).tolist()
-        [[0, 1, 0, 1]]
-    """
-    if layout.segments is None:
-        index = torch.arange(length, device=device if state is None else state.place.device)
-        return index[None] if state is None else index + state.place[:, None]
-    index = torch.arange(length, device=layout.segments.device).expand(layout.segments.shape)
-    starts = document_starts(layout, state)
-    if starts is None:
-        return index
-    first = torch.where(starts, index, -1).cummax(dim=1).values  # -1: the document began in an earlier chunk
-    carried = torch.zeros_like(index[:, :1]) if state is None else state.place[:, None]
-    return torch.where(first >= 0, index - first, index + carried)
-
-
-def document_starts(layout: Layout, state: MixerState | None = None) -> Tensor | None:
-    """(B, L) bool: first tokens of the documents of an aligned layout; None for one document a row.
-
-    With a state, a chunk that goes on with the state's document does not start one.
-    """
-    if state is not None:
-        return state.starts(layout)
-    if layout.segments is None:
-        return None
-    segments = layout.segments
-    before = torch.cat([segments[:, :1] - 1, segments[:, :-1]], dim=1)
-    starts = before != segments
-    return starts if layout.mask is None else starts & layout.mask

@@ -7,7 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tokenmix import Layout, build_mixer
-from tokenmix.mixers import Attention, LSAttention, SlidingWindow, heads
+from tokenmix.mixers import Attention, LSAttention, SlidingWindow, decoding
 from tokenmix.mixers.rotary import rotate
 from tokenmix.ops.sources import Band
 
@@ -82,20 +82,20 @@ def test_window_has_exactly_w_keys_itself_included():
         assert (moved[readers] > 1e-6).all()
 
 
-def test_decoding_past_three_wraps_of_the_window_keeps_w_minus_one_keys():
+def test_decoding_past_three_wraps_of_the_window_keeps_w_keys():
     torch.manual_seed(0)
     mixer = SlidingWindow(32, heads=4, window=WINDOW).eval()
     x = torch.randn(2, 4 * WINDOW, 32)
     state = mixer.init_state(2)
     steps = [mixer(token, state=state) for token in x.split(1, dim=1)]
     assert torch.allclose(torch.cat(steps, 1), mixer(x), atol=1e-5)
-    assert state.get("k0").shape[1] == WINDOW - 1
-    assert state.nbytes == 4 * 2 * 2 * (WINDOW - 1) * 32
+    assert state.get("k0").shape[2] == WINDOW
+    assert state.nbytes == 4 * 2 * 2 * WINDOW * 32
 
 
 def test_long_chunk_after_a_state_runs_as_a_band(monkeypatch):
     bands = []
-    monkeypatch.setattr(heads, "Band", lambda *args: bands.append(args) or Band(*args))
+    monkeypatch.setattr(decoding, "Band", lambda *args: bands.append(args) or Band(*args))
     torch.manual_seed(0)
     mixer = LSAttention(32, heads=4, window=WINDOW).eval()
     x = torch.randn(2, 60, 32)

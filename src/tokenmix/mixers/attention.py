@@ -91,7 +91,7 @@ class SlidingWindow(HeadGroupAttention):
         ValueError: a window below 1, or heads that do not divide.
 
     Example:
-        >>> SlidingWindow(32, heads=4, window=8).state_numel(1000) == 2 * 7 * 32
+        >>> SlidingWindow(32, heads=4, window=8).state_numel(1000) == 2 * 8 * 32
         True
 
     Source:
@@ -155,7 +155,7 @@ class LSAttention(HeadGroupAttention):
 
     The author's mask gives w keys and his FlashAttention call w + 1; here `window` is always w keys,
     the token itself included. The default of heads // 6 long heads and w = 64 is ours; the author's own
-    settings are in `PRESETS`. State: long heads keep every token, short heads w - 1.
+    settings are in `PRESETS`. State: long heads keep every token, short heads the last w.
 
     Args:
         dim: width of the features.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,11 +12,12 @@ from torch import Tensor, nn
 from tokenmix.attention_weights import AttentionShape, AttentionWeights
 from tokenmix.layout import Layout
 from tokenmix.mixer import TokenMixer, check_divides, check_positive, copy_linear
+from tokenmix.mixers.decoding import read_and_write
 from tokenmix.mixers.logits import max_logits
 from tokenmix.mixers.reach import interval_reach
-from tokenmix.mixers.rotary import check_rope, rotate
+from tokenmix.mixers.rotary import RotaryTable, check_rope, rotary_table, turn
 from tokenmix.ops.attend import attend
-from tokenmix.ops.sources import Band, Full, HeadSplit, Span
+from tokenmix.ops.sources import Band, Full, HeadSplit
 from tokenmix.state import MixerState, chunk_places
 
 
@@ -164,11 +164,8 @@ class HeadGroupAttention(TokenMixer):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if self.rope:
-            positions = layout.positions
-            if positions is None:
-                positions = chunk_places(x.shape[1], layout, state, x.device)
-            turn = partial(rotate, frequencies=self.rope_frequencies, scale=self.rope_scale)
-            q, k = turn(q, positions, self.rope_base), turn(k, positions, self.rope_base)
+            table = self._rotary_table(q, layout, state)
+            q, k = turn(q, table), turn(k, table)
         self.max_logit = None
         if state is None:
             y = self._attend(q, k, v, layout)
@@ -176,18 +173,17 @@ class HeadGroupAttention(TokenMixer):
                 self.max_logit = max_logits(q, k, [g.window for g in self._per_head()], self.is_causal, layout)
         else:
             y = self._attend_with_state(q, k, v, layout, state)
-        return self.o_proj(y.transpose(1, 2).flatten(2))
+        return self.o_proj(y.transpose(1, 2).reshape(x.shape[0], x.shape[1], -1))
 
     def fill_state(self, state: MixerState, dtype: torch.dtype) -> None:
-        """Growing keys and values for full heads, the last window - 1 of them for windowed heads."""
+        """Growing keys and values for full heads, rings of `window` of them for windowed heads (none for window 1)."""
         for i, group in enumerate(self.groups):
             heads = group.heads * self.kv_heads // self.heads
             for name in (f"k{i}", f"v{i}"):
                 if group.window is None:
                     state.grow(name, heads, self.head_dim, dtype)
                 else:
-                    shape = (state.batch_size, group.window - 1, heads, self.head_dim)
-                    state.put(name, torch.zeros(shape, dtype=dtype, device=state.seen.device))
+                    state.ring(name, heads, group.window if group.window > 1 else 0, self.head_dim, dtype)
 
     def reach(self, layout: Layout, length: int) -> Tensor:
         """See `TokenMixer.reach`."""
@@ -211,7 +207,16 @@ class HeadGroupAttention(TokenMixer):
         return ", ".join(f"{g.heads} heads of window {g.window or 'all'}" for g in self.groups)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], -1, self.head_dim).transpose(1, 2)
+
+    def _rotary_table(self, q: Tensor, layout: Layout, state: MixerState | None) -> RotaryTable:
+        """Computed once for all layers of like frequencies."""
+        positions = layout.positions
+        if positions is None:
+            positions = chunk_places(q.shape[2], layout, state, q.device)
+        options = (self.rope_base, self.rope_frequencies, self.rope_scale)
+        key = ("rotary", *options, q.shape[3], q.dtype, q.device)
+        return layout.remember(key, positions, lambda: rotary_table(positions, q, *options))
 
     def _per_head(self) -> list[HeadGroup]:
         return [group for group in self.groups for _ in range(group.heads)]
@@ -229,55 +234,18 @@ class HeadGroupAttention(TokenMixer):
 
     def _attend_with_state(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, state: MixerState) -> Tensor:
         first = state.length == 0
-        parts = []
         if first:
             starts = state.starts(layout)  # in a stream a document is a run of equal numbers
             runs = layout if starts is None else dataclasses.replace(layout, segments=starts.cumsum(1))
-            parts.append(self._attend(q, k, v, runs))
-        q_parts = q.split([group.heads for group in self.groups], dim=1)
-        kv_sizes = [group.heads * self.kv_heads // self.heads for group in self.groups]
-        for i, (group, q_g, k_g, v_g) in enumerate(
-            zip(self.groups, q_parts, k.split(kv_sizes, dim=1), v.split(kv_sizes, dim=1), strict=True)
-        ):
-            if group.window is None:
-                keys, values = state.append(f"k{i}", k_g), state.append(f"v{i}", v_g)
-                if not first:
-                    parts.append(_attend_all(q_g, keys, values, layout, state))
-                continue
-            if not first:
-                parts.append(_attend_recent(q_g, k_g, v_g, group.window, f"{i}", layout, state))
-            state.roll(f"k{i}", k_g.transpose(1, 2), layout.counts())
-            state.roll(f"v{i}", v_g.transpose(1, 2), layout.counts())
-        return torch.cat(parts, dim=1)
-
-
-def _attend_all(q: Tensor, keys: Tensor, values: Tensor, layout: Layout, state: MixerState) -> Tensor:
-    """Read every earlier token of the document: slots place by place."""
-    length = q.shape[2]
-    keys, values = keys.to(q.dtype), values.to(q.dtype)  # under autocast the state may be wider
-    if state.uniform and not state.packed and layout.segments is None and layout.mask is None:
-        return attend(q, keys, values, Full(causal=length > 1))
-    index = state.seen[:, None] + torch.arange(length, device=q.device)
-    low = index - chunk_places(length, layout, state)
-    return attend(q, keys, values, Span(low, index + 1))
-
-
-def _attend_recent(
-    q: Tensor, k: Tensor, v: Tensor, window: int, name: str, layout: Layout, state: MixerState
-) -> Tensor:
-    """Read the last `window` tokens of the document: those kept in the state, then those of the chunk."""
-    kept, length = window - 1, q.shape[2]
-    keys = torch.cat([state.recent(f"k{name}").transpose(1, 2).to(k.dtype), k], dim=2)
-    values = torch.cat([state.recent(f"v{name}").transpose(1, 2).to(v.dtype), v], dim=2)
-    places = chunk_places(length, layout, state)
-    if length <= 2 * window:
-        index = kept + torch.arange(length, device=q.device)
-        low = index - places.clamp(max=kept)
-        return attend(q, keys, values, Span(low, (index + 1).expand_as(low)))
-    # a long chunk: the band in blocks, with idle queries for the kept keys
-    idle = q.new_zeros(q.shape[0], q.shape[1], kept, q.shape[3])
-    mask = torch.cat([state.recent_mask(kept), torch.ones_like(places, dtype=torch.bool)], dim=1)
-    documents = (places == 0).cumsum(1)
-    documents = torch.cat([torch.zeros_like(documents[:, :1]).expand(-1, kept), documents], dim=1)
-    band = attend(torch.cat([idle, q], dim=2), keys, values, Band(window), mask=mask, segments=documents)
-    return band[:, :, kept:]
+            y = self._attend(q, k, v, runs)
+        if len(self.groups) == 1:
+            part = read_and_write(self.groups[0].window, "0", q, k, v, layout, state, not first)
+            return y if part is None else part
+        sizes = [group.heads for group in self.groups]
+        kv_sizes = [heads * self.kv_heads // self.heads for heads in sizes]
+        pieces = zip(q.split(sizes, dim=1), k.split(kv_sizes, dim=1), v.split(kv_sizes, dim=1), strict=True)
+        parts = [
+            read_and_write(group.window, f"{i}", *piece, layout, state, not first)
+            for i, (group, piece) in enumerate(zip(self.groups, pieces, strict=True))
+        ]
+        return y if first else torch.cat([part for part in parts if part is not None], dim=1)

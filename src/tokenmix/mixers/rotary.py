@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,17 +40,40 @@ def rotate(
     Source:
         Su et al. 2021 (RoFormer), arXiv 2104.09864, equation 34; the half-split pairing is that of Llama's code.
     """
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    return turn(x, rotary_table(positions, x, base, frequencies, scale))
+
+
+class RotaryTable(NamedTuple):
+    """What `turn` multiplies by: the cosines of the angles twice over, and their sines with the signs of the pairs."""
+
+    cos: Tensor  # (B or 1, 1, L, 2 n)
+    sin: Tensor  # (B or 1, 1, L, 2 n), negative for the first n
+
+
+def rotary_table(
+    positions: Tensor, like: Tensor, base: float, frequencies: Sequence[float] | None, scale: float
+) -> RotaryTable:
+    """The table of `rotate`, for all heads and layers that rotate the same positions; like is (B, heads, L, D)."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
     if frequencies is None:
-        half = x.shape[-1] // 2
-        frequency = base ** (-torch.arange(half, device=x.device, dtype=dtype) / half)
+        half = like.shape[-1] // 2
+        frequency = base ** (-torch.arange(half, device=like.device, dtype=dtype) / half)
     else:
-        half = len(frequencies)
-        frequency = torch.tensor(frequencies, device=x.device, dtype=dtype)
-    angle = positions[:, None, :, None].to(dtype) * frequency  # (B, 1, L, half)
+        frequency = torch.tensor(frequencies, device=like.device, dtype=dtype)
+    angle = positions[:, None, :, None].to(dtype) * frequency  # (B, 1, L, n)
     cos, sin = angle.cos() * scale, angle.sin() * scale
-    first, second, rest = at_least_float32(x).split([half, half, x.shape[-1] - 2 * half], dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1).to(x.dtype)
+    return RotaryTable(torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
+
+
+def turn(x: Tensor, table: RotaryTable) -> Tensor:
+    """Rotate the first 2 n features of (B, heads, L, D) by a table."""
+    width = table.cos.shape[-1]
+    wide = at_least_float32(x)
+    turning = wide if width == x.shape[-1] else wide[..., :width]
+    turned = torch.addcmul(turning * table.cos, turning.roll(width // 2, -1), table.sin)
+    if width < x.shape[-1]:
+        turned = torch.cat([turned, wide[..., width:]], dim=-1)
+    return turned.to(x.dtype)
 
 
 def check_rope(rope: bool, base: float, frequencies: Sequence[float] | None, head_dim: int) -> None:

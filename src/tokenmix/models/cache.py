@@ -25,15 +25,19 @@ class MixerCache(Cache):
     """Memory of any stack of causal mixers, for the models of `tokenmix.models` and their `generate`.
 
     It is empty until a model first reads tokens with it, and is advanced in place from then on. Any other cache of
-    transformers serves as well; this one also tells its size, and crops all layers or none.
+    transformers serves as well; this one also tells its size, crops all layers or none, and can make place beforehand.
+
+    Args:
+        reserve: tokens to make place for at the first call; beyond that, growing tensors double.
 
     Example:
         >>> MixerCache().get_seq_length()
         0
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reserve: int = 0) -> None:
         super().__init__(layers=[])
+        self.reserve = reserve
 
     def __repr__(self) -> str:
         return f"MixerCache(columns={self.get_seq_length()}, nbytes={self.nbytes})"
@@ -128,8 +132,14 @@ def stack_state(cache: Cache) -> StackState | None:
 
 def prepare_stack(cache: Cache, stack: Stack, like: Tensor) -> StackState:
     """The states of a stack that `forward` reads and advances, made at the first call; like is (B, L, dim)."""
-    mixers = enumerate(stack.mixers)
-    return StackState([mixer_layer(cache, i).prepare(mixer, like.shape[0], like) for i, mixer in mixers])
+    layers = [mixer_layer(cache, i) for i in range(len(stack.layers))]
+    fresh = all(layer.state is None for layer in layers)
+    pairs = zip(layers, stack.mixers, strict=True)
+    state = StackState([layer.prepare(mixer, like.shape[0], like) for layer, mixer in pairs])
+    if fresh:
+        state.share_counters()
+        state.reserve(cache.reserve if isinstance(cache, MixerCache) else 0)
+    return state
 
 
 def advance_stack(cache: Cache, length: int, mask: Tensor | None) -> None:

@@ -114,7 +114,13 @@ class MixerForCausalLM(MixerHead, GenerationMixin):
         return attention_mask
 
     def _prepare_cache_for_generation(
-        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+        self,
+        generation_config: Any,
+        model_kwargs: dict[str, Any],
+        generation_mode: Any,
+        batch_size: int,
+        max_cache_length: int,
+        *args: Any,
     ) -> Any:
         if generation_config.cache_implementation is not None:
             raise ValueError(
@@ -122,9 +128,10 @@ class MixerForCausalLM(MixerHead, GenerationMixin):
                 f"{generation_config.cache_implementation!r}"
             )
         if take_cache(None, model_kwargs.get(CACHE_ARGUMENT)) is None and generation_config.use_cache:
-            model_kwargs[CACHE_ARGUMENT] = MixerCache()
+            model_kwargs[CACHE_ARGUMENT] = MixerCache(reserve=max_cache_length)
         # transformers types self as a protocol of its own models
-        return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
+        prepare: Any = super()._prepare_cache_for_generation  # type: ignore[misc]
+        return prepare(generation_config, model_kwargs, generation_mode, batch_size, max_cache_length, *args)
 
     def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
         """In a packed prompt, places count from the start of each document."""

@@ -4,6 +4,7 @@ from tokenmix.models.cache import MixerCache
 from tokenmix.models.causal_lm import MixerForCausalLM
 from tokenmix.models.checkpoints import from_mamba_ssm, from_transformers, rename_mamba_ssm
 from tokenmix.models.config import MixerConfig
+from tokenmix.models.generation import generate
 from tokenmix.models.masked_lm import MixerForMaskedLM
 from tokenmix.models.model import MixerModel
 from tokenmix.models.question_answering import MixerForQuestionAnswering
@@ -26,5 +27,6 @@ __all__ = [
     "SafeLoading",
     "from_mamba_ssm",
     "from_transformers",
+    "generate",
     "rename_mamba_ssm",
 ]

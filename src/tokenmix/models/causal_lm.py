@@ -23,6 +23,7 @@ class MixerForCausalLM(MixerHead, GenerationMixin):
 
     It trains with `Trainer`, runs with `generate` (greedy, sampling, beams, left-padded batches; assisted
     decoding where every mixer keeps all its tokens), and is saved and loaded as any transformers model.
+    `tokenmix.models.generate` gives the same tokens with less between the steps.
 
     Args:
         config: sizes, mixers and pattern.

@@ -96,8 +96,7 @@ class MixerModel(MixerPreTrainedModel):
         x: Any = inputs_embeds
         cache = self._cache(cache, use_cache)
         state = None if cache is None else prepare_stack(cache, self.stack, like=x)
-        if self.config.position == "learned":
-            x = x + self._place_features(layout, x.shape[1], state)
+        x = self._add_places(x, layout, state)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         hidden_states: list[Tensor] | None = [] if output_hidden_states else None
@@ -122,6 +121,13 @@ class MixerModel(MixerPreTrainedModel):
                     f"{letter!r}: {self.config.mixers[letter]}, which reads the future and cannot go on from a cache"
                 )
         return MixerCache() if cache is None else cache
+
+    def embed(self, input_ids: Tensor, layout: Layout, state: StackState | None = None) -> Tensor:
+        """(B, L, hidden_size): what the first layer reads of (B, L) tokens that follow those in the state."""
+        return self._add_places(self.embed_tokens(input_ids), layout, state)
+
+    def _add_places(self, x: Tensor, layout: Layout, state: StackState | None) -> Tensor:
+        return x + self._place_features(layout, x.shape[1], state) if self.config.position == "learned" else x
 
     def _place_features(self, layout: Layout, length: int, state: StackState | None) -> Tensor:
         """(B or 1, L, hidden_size) learned embeddings of the tokens' places in their documents."""

@@ -16,22 +16,24 @@ static void read_head(const Cache *c, int64_t row, int64_t head, float *sum) {
     const float *q = c->q + row * c->q_row + head * c->q_head;
     const float *k = c->k + row * c->k_row + kv * c->k_head, *v = c->v + row * c->v_row + kv * c->v_head;
     float *y = c->y + (row * c->heads + head) * D, most = -INFINITY, weight = 0, score[KEYS];
-    const int64_t whole = D / W * W;
     memset(sum, 0, sizeof(float) * D);
     for (int64_t from = low; from < high; from += KEYS) {
         const int64_t count = high - from < KEYS ? high - from : KEYS;
         float highest = -INFINITY;
-        for (int64_t j = 0; j < count; j++) {
-            const float *key = k + (from + j) * c->k_time;
-            vf dot = {}, other = {};
+        for (int64_t j = 0; j < count; j += 4) {
+            const float *key[4];
+            vf dot[4] = {};
+            for (int i = 0; i < 4; i++) key[i] = k + (from + (j + i < count ? j + i : j)) * c->k_time;
             int64_t d = 0;
-            for (; d + 2 * W <= whole; d += 2 * W) {
-                dot += load(q + d) * load(key + d);
-                other += load(q + d + W) * load(key + d + W);
+            for (; d + W <= D; d += W)
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; i++) dot[i] += load(q + d) * load(key[i] + d);
+            if (d < D)
+                for (int i = 0; i < 4; i++) dot[i] += load_some(q + d, D - d) * load_some(key[i] + d, D - d);
+            for (int i = 0; i < 4 && j + i < count; i++) {
+                score[j + i] = c->scale * total(dot[i]);
+                if (score[j + i] > highest || score[j + i] != score[j + i]) highest = score[j + i];
             }
-            for (; d < D; d += W) dot += load_some(q + d, D - d) * load_some(key + d, D - d);
-            score[j] = c->scale * total(dot + other);
-            if (score[j] > highest || score[j] != score[j]) highest = score[j];
         }
         if (highest > most) {
             const float shrink = expf(most - highest);

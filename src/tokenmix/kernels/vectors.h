@@ -92,9 +92,10 @@ INLINE vf log1p_exp(vf x) {
 }
 
 INLINE float total(vf x) {
-    float part[W];
-    store(part, x);
-    for (int step = W / 2; step; step /= 2)
+    typedef float quarter __attribute__((vector_size(16)));
+    quarter part[W / 4];
+    memcpy(part, &x, sizeof x);
+    for (int step = W / 8; step; step /= 2)
         for (int i = 0; i < step; i++) part[i] += part[i + step];
-    return part[0];
+    return (part[0][0] + part[0][2]) + (part[0][1] + part[0][3]);
 }

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tokenmix import Layout, MixerState
+from tokenmix.counters import Counters
 from tokenmix.state import chunk_places, document_starts
 
 
@@ -54,6 +55,119 @@ def test_recent_hides_earlier_documents() -> None:
     state.advance(3, layout)
     assert state.recent("v").flatten().tolist() == [0, 0, 3]
     assert state.recent_mask(3).tolist() == [[False, False, True]]
+
+
+def read_ring(state: MixerState, name: str) -> list[list[float]]:
+    """The tokens of each row, oldest first, by the slots that they should be in."""
+    ring, size = state.get(name), state.get(name).shape[2]
+    rows = zip(ring[:, 0, :, 0], state.seen.tolist(), strict=True)
+    return [[float(row[token % size]) for token in range(max(0, seen - size), seen)] for row, seen in rows]
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("chunks", [[1] * 9, [2, 1, 6], [5, 1, 1, 2], [9]])
+def test_rings_keep_the_last_tokens(chunks: list[int], gradients: bool) -> None:
+    values = torch.arange(1.0, 19.0).reshape(2, 1, 9, 1)
+    state, start = MixerState(2), 0
+    state.ring("k", heads=1, size=4, width=1, dtype=torch.float32)
+    with torch.set_grad_enabled(gradients):
+        for length in chunks:
+            state.overwrite("k", values[:, :, start : start + length])
+            state.advance(length, Layout())
+            start += length
+            kept = [row[max(0, start - 4) : start].tolist() for row in values[:, 0, :, 0]]
+            assert read_ring(state, "k") == kept
+            assert state.in_order("k")[:, 0, :, 0].tolist() == [[0.0] * (3 - len(row[-3:])) + row[-3:] for row in kept]
+
+
+def test_rings_of_rows_of_different_lengths() -> None:
+    state = MixerState(2)
+    state.ring("k", heads=1, size=3, width=1, dtype=torch.float32)
+    first = torch.tensor([[1.0, 2, 3, 4, 5], [6, 7, 0, 0, 0]])[:, None, :, None]
+    counts = torch.tensor([5, 2])
+    state.overwrite("k", first, counts)
+    state.advance(5, Layout.from_lengths(counts, 5))
+    assert read_ring(state, "k") == [[3, 4, 5], [6, 7]]
+    assert state.in_order("k")[:, 0, :, 0].tolist() == [[4, 5], [6, 7]]
+    state.overwrite("k", torch.tensor([8.0, 9.0])[:, None, None, None])
+    assert state.ages(3).tolist() == [[2, 1, 0], [2, 1, 0]]  # both are at slot 2
+    state.advance(1, Layout())
+    assert read_ring(state, "k") == [[4, 5, 8], [6, 7, 9]]
+    state.overwrite("k", torch.tensor([[0.0], [10.0]])[:, None, :, None], torch.tensor([0, 1]))
+    state.advance(1, Layout(mask=torch.tensor([[False], [True]])))
+    assert read_ring(state, "k") == [[4, 5, 8], [7, 9, 10]]
+    state.reorder(torch.tensor([1, 1, 0]))
+    assert read_ring(state, "k") == [[7, 9, 10], [7, 9, 10], [4, 5, 8]]
+
+
+def test_steps_write_in_place() -> None:
+    """One token more moves nothing and allocates nothing, as long as there is room."""
+    state = MixerState(2)
+    state.grow("k", 1, 4, torch.float32)
+    state.ring("r", 1, 3, 4, torch.float32)
+    state.reserve(40)
+    with torch.no_grad():
+        places = set()
+        for _ in range(40):
+            grown = state.append("k", torch.ones(2, 1, 1, 4))
+            ring = state.overwrite("r", torch.ones(2, 1, 1, 4))
+            places.add((grown.data_ptr(), ring.data_ptr()))
+            state.advance(1, Layout())
+    assert len(places) == 1
+    assert state.nbytes == 4 * 2 * 4 * (40 + 3)
+    with pytest.raises(ValueError, match="length: expected an integer of at least 0, found -1"):
+        state.reserve(-1)
+
+
+def test_reserving_much_more_than_is_needed_is_put_off() -> None:
+    state = MixerState(1)
+    state.grow("k", 1, 1, torch.float32)
+    state.reserve(10**12)
+    with torch.no_grad():
+        assert state.append("k", torch.ones(1, 1, 2, 1)).shape == (1, 1, 2, 1)
+    assert state._growing["k"].shape[2] == 1024
+
+
+def test_short_rows_hold_zeros_behind_their_tokens() -> None:
+    """What is masked must still be a number."""
+    state = MixerState(2)
+    state.grow("k", 1, 1, torch.float32)
+    state.reserve(8)
+    with torch.no_grad():
+        state.append("k", torch.ones(2, 1, 3, 1))
+        state._growing["k"][:, :, 3:] = torch.nan  # what memory may hold
+        state.advance(3, Layout.from_lengths([3, 1]))
+        for _ in range(3):
+            kept = state.append("k", torch.ones(2, 1, 1, 1))
+            state.advance(1, Layout())
+            assert not kept.isnan().any()
+
+
+def test_layers_that_share_counters_count_once() -> None:
+    first, second = MixerState(2), MixerState(2)
+    second.counters = first.counters
+    layout = Layout.from_lengths([3, 1])
+    assert chunk_places(3, layout, first) is chunk_places(3, layout, second)
+    for state in (first, second):
+        state.advance(3, layout)
+    assert first.counters is second.counters
+    assert first.seen.tolist() == [3, 1]
+    assert (first.length, first.counters.shortest, first.uniform) == (3, 1, False)
+    first.advance(1, layout := Layout())
+    other = MixerState(2)  # the same layout, but other counters
+    other.advance(1, layout)
+    assert other.seen.tolist() == [1, 1]
+    assert second.seen.tolist() == [3, 1]
+
+
+def test_counters_never_change() -> None:
+    before = Counters.start(1)
+    layout = Layout(segments=torch.tensor([[4, 5]]))
+    after = before.after(2, layout)
+    assert (before.seen.tolist(), before.packed) == ([0], False)
+    assert (after.seen.tolist(), after.place.tolist(), after.segment.tolist()) == ([2], [1], [5])
+    assert after.packed
+    assert after.shortest == 0
 
 
 def test_append_right_after_uneven_chunks() -> None:

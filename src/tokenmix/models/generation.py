@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from tokenmix.layout import Layout
 from tokenmix.mixer import check_positive
 from tokenmix.models.causal_lm import MixerForCausalLM
 from tokenmix.models.inputs import check_tokens, last_columns, padding_mask
+from tokenmix.models.packed import packed_linears
 
 # settings of a GenerationConfig that change tokens, which only transformers' loop knows, with the values that do not
 _ONLY_THEIRS: dict[str, Any] = {
@@ -37,6 +39,7 @@ def generate(
     eos_token_id: int | list[int] | None = None,
     pad_token_id: int | None = None,
     streamer: BaseStreamer | None = None,
+    pack_weights: bool = False,
 ) -> Tensor:
     """Continue prompts, as `model.generate` does with the same arguments, and faster.
 
@@ -59,6 +62,9 @@ def generate(
         eos_token_id: a row is finished after this token, or one of these; the batch when all rows are.
         pad_token_id: what finished rows go on with; default the first of `eos_token_id`.
         streamer: receives the prompt, and each step's tokens, as in transformers.
+        pack_weights: on the CPU, read copies of the weights that are laid out for this number of rows, see
+            `tokenmix.models.packed.packed_linears`. It pays for more than about 20 new tokens. Logits are equal within
+            rounding, so that a token may differ where two are equally likely.
 
     Returns:
         (B, L + new tokens) int64, the prompts and what follows them.
@@ -87,7 +93,7 @@ def generate(
     tokens = input_ids.new_empty(rows, length + max_new_tokens, dtype=torch.int64)
     tokens[:, :length] = input_ids
     with torch.inference_mode():
-        count = _fill(model, tokens, length, mask, draw, ends, pad, streamer)
+        count = _fill(model, tokens, length, mask, draw, ends, pad, streamer, pack_weights)
     return tokens if count == tokens.shape[1] else tokens[:, :count].clone()
 
 
@@ -96,10 +102,11 @@ def _fill(
     tokens: Tensor,
     length: int,
     mask: Tensor | None,
-    draw: LogitsProcessorList | None,
+    draw: Any,  # LogitsProcessorList | None; theirs says that it wants a LongTensor
     ends: list[int],
     pad: int,
     streamer: BaseStreamer | None,
+    pack_weights: bool,
 ) -> int:
     """Write into (B, L + new tokens) from place `length` on; returns the number of columns that hold tokens."""
     stack, head = model.stack, model.lm_head
@@ -111,17 +118,20 @@ def _fill(
     if streamer is not None:
         streamer.put(unread.cpu())
     count = length
-    while count < tokens.shape[1] and not (ends and bool(finished.all())):
-        x = stack(model.model.embed(unread, layout, state), layout, state)
-        scores = head(x[:, -1]).float()  # (B, vocabulary)
-        chosen = scores.argmax(-1) if draw is None else _draw(draw(tokens[:, :count], scores))  # type: ignore[arg-type]  # theirs wants a LongTensor
-        if ends:
-            chosen = chosen.masked_fill(finished, pad)
-            finished = finished | torch.isin(chosen, end_ids)
-        tokens[:, count] = chosen
-        if streamer is not None:
-            streamer.put(chosen.cpu())
-        unread, layout, count = chosen[:, None], Layout(), count + 1
+    with ExitStack() as packing:
+        while count < tokens.shape[1] and not (ends and bool(finished.all())):
+            x = stack(model.model.embed(unread, layout, state), layout, state)
+            scores = head(x[:, -1]).float()  # (B, vocabulary)
+            chosen = scores.argmax(-1) if draw is None else _draw(draw(tokens[:, :count], scores))
+            if ends:
+                chosen = chosen.masked_fill(finished, pad)
+                finished = finished | torch.isin(chosen, end_ids)
+            tokens[:, count] = chosen
+            if streamer is not None:
+                streamer.put(chosen.cpu())
+            if pack_weights and count == length:  # the prompt is read, with its many rows
+                packing.enter_context(packed_linears(model, len(tokens)))
+            unread, layout, count = chosen[:, None], Layout(), count + 1
     if streamer is not None:
         streamer.end()
     return count

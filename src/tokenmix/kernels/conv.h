@@ -4,6 +4,7 @@
 #define conv_row NAME(conv_row)
 #define conv_at NAME(conv_at)
 #define conv_forward NAME(conv_forward)
+#define conv_stretch NAME(conv_stretch)
 #define conv_backward NAME(conv_backward)
 
 /* How many taps of token t stay in its document: `since` counts the tokens since the last start, that one included. */
@@ -52,45 +53,57 @@ static int conv_forward(const Conv *c) {
     return 0;
 }
 
-/* A task is one vector of channels of one row; sums over rows are taken at the end, in their order. */
+/* One vector of channels of one row in a stretch of time; adds to x, state and (taps + 1) sums for weight and bias. */
+INLINE void conv_stretch(const Conv *c, const ConvGrads *g, int64_t row, int64_t channel, int64_t from, int64_t to,
+                         int64_t *since, vf bias, float *sum) {
+    const int64_t D = c->channels, count = D - channel, K = c->taps;
+    for (int64_t t = from; t < to; t++) {
+        const int64_t taps = usable_taps(c, row, t, since);
+        vf dy = load_some(g->y + (row * c->length + t) * D + channel, count);
+        if (c->silu) {
+            vf y = conv_at(c, row, t, channel, count, taps, bias), open = sigmoid(y);
+            dy = dy * open * (1.0f + y * (1.0f - open));
+        }
+        store(sum + K * W, load(sum + K * W) + dy);
+        for (int64_t i = 0; i < taps; i++) {
+            const int64_t tap = K - 1 - i;
+            float *x = t - i >= 0 ? g->x + (row * c->length + t - i) * D + channel
+                                  : g->state + (row * (K - 1) + K - 1 + t - i) * D + channel;
+            store_some(x, load_some(x, count) + dy * load_some(c->weight + tap * D + channel, count), count);
+            store(sum + tap * W, load(sum + tap * W) + dy * load_some(conv_row(c, row, t - i, channel), count));
+        }
+    }
+}
+
+/* A task is one vector of channels of one row; sums are taken over stretches of time, over these, and then over rows. */
 static int conv_backward(const Conv *c, const ConvGrads *g) {
-    const int64_t D = c->channels, vectors = (D + W - 1) / W, K = c->taps, wide = vectors * W;
-    float *sums = calloc(c->rows * (K + 1) * wide, sizeof(float));
+    enum { STRETCH = 64 };
+    const int64_t D = c->channels, vectors = (D + W - 1) / W, K = c->taps, wide = (K + 1) * W;
+    float *sums = calloc(2 * c->rows * vectors * wide, sizeof(float));
     if (!sums) return 1;
 #pragma omp parallel for collapse(2) num_threads((int)c->threads) if (c->threads > 1) schedule(static)
     for (int64_t row = 0; row < c->rows; row++)
         for (int64_t j = 0; j < vectors; j++) {
             const int64_t channel = j * W, count = D - channel;
             const vf bias = c->bias ? load_some(c->bias + channel, count) : (vf){};
-            float *sum = sums + row * (K + 1) * wide + channel;
+            float *sum = sums + 2 * (row * vectors + j) * wide, *part = sum + wide;
             int64_t since = 0;
-            vf sum_bias = {};
             for (int64_t t = 0; t < c->length; t++)
                 store_some(g->x + (row * c->length + t) * D + channel, (vf){}, count);
-            if (g->state)
-                for (int64_t t = 0; t < K - 1; t++) store_some(g->state + (row * (K - 1) + t) * D + channel, (vf){}, count);
-            for (int64_t t = 0; t < c->length; t++) {
-                const int64_t taps = usable_taps(c, row, t, &since);
-                vf dy = load_some(g->y + (row * c->length + t) * D + channel, count);
-                if (c->silu) {
-                    vf y = conv_at(c, row, t, channel, count, taps, bias), open = sigmoid(y);
-                    dy = dy * open * (1.0f + y * (1.0f - open));
-                }
-                sum_bias += dy;
-                for (int64_t i = 0; i < taps; i++) {
-                    const int64_t tap = K - 1 - i;
-                    float *to = t - i >= 0 ? g->x + (row * c->length + t - i) * D + channel
-                                           : g->state + (row * (K - 1) + K - 1 + t - i) * D + channel;
-                    store_some(to, load_some(to, count) + dy * load_some(c->weight + tap * D + channel, count), count);
-                    store(sum + tap * wide, load(sum + tap * wide) + dy * load_some(conv_row(c, row, t - i, channel), count));
-                }
+            for (int64_t t = 0; g->state && t < K - 1; t++)
+                store_some(g->state + (row * (K - 1) + t) * D + channel, (vf){}, count);
+            for (int64_t from = 0; from < c->length; from += STRETCH) {
+                const int64_t to = from + STRETCH < c->length ? from + STRETCH : c->length;
+                memset(part, 0, sizeof(float) * wide);
+                conv_stretch(c, g, row, channel, from, to, &since, bias, part);
+                for (int64_t i = 0; i < wide; i += W) store(sum + i, load(sum + i) + load(part + i));
             }
-            store(sum + K * wide, sum_bias);
         }
     for (int64_t tap = 0; tap <= K; tap++)
         for (int64_t channel = 0; channel < D; channel++) {
             float value = 0;
-            for (int64_t row = 0; row < c->rows; row++) value += sums[(row * (K + 1) + tap) * wide + channel];
+            for (int64_t row = 0; row < c->rows; row++) 
+                value += sums[2 * (row * vectors + channel / W) * wide + tap * W + channel % W];
             (tap < K ? g->weight + tap * D : g->bias)[channel] = value;
         }
     free(sums);

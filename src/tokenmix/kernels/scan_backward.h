@@ -96,6 +96,7 @@ static void backward_group(const Scan *s, const ScanGrads *grads, const Parts *p
     float *dt = packed_C + T * P, *x = dt + T * W, *y = x + T * W, *dy = y + T * W, *by_input = dy + T * W;
     float *by_rate = by_input + T * W, *grad_D = by_rate + T * W, *grad_bias = grad_D + VECTORS * W;
     const int64_t chunks = (L + T - 1) / T;
+    float chunk_A[TILE * W]; /* sums are taken in a chunk, then over chunks: fewer digits are lost */
     memset(A, 0, sizeof(float) * 4 * block);
     memset(grad_D, 0, sizeof(float) * 2 * VECTORS * W);
     for (int64_t j = 0; j < g->vectors * W && g->first + j < D; j++)
@@ -132,8 +133,10 @@ static void backward_group(const Scan *s, const ScanGrads *grads, const Parts *p
                 const int64_t here = (j * P + n) * W, left = P - n;
 #define RUN(tile)                                                                                                      \
     tile_again(tile, steps, dt, x, A + here, B + n, C + n, P, starts, h + here, decay, hidden, y);                     \
-    tile_backward(tile, steps, dt, x, dy, A + here, B + n, C + n, P, decay, hidden, carry + here, grad_A + here,       \
+    memset(chunk_A, 0, sizeof chunk_A);                                                                                \
+    tile_backward(tile, steps, dt, x, dy, A + here, B + n, C + n, P, decay, hidden, carry + here, chunk_A,             \
                   lanes_B + n * W, lanes_C + n * W, by_input, by_rate);                                                \
+    for (int64_t i = here; i < here + tile * W; i += W) store(grad_A + i, load(grad_A + i) + load(chunk_A + i - here)); \
     n += tile;
                 if (TILE >= 16 && left >= 16) {
                     RUN((TILE < 16 ? TILE : 16))
@@ -144,7 +147,7 @@ static void backward_group(const Scan *s, const ScanGrads *grads, const Parts *p
                 }
 #undef RUN
             }
-            vf sum_D = load(grad_D + j * W), sum_bias = load(grad_bias + j * W);
+            vf sum_D = {}, sum_bias = {};
             for (int64_t t = 0; t < steps; t++) {
                 const int padding = mask && !mask[t];
                 vf d = load(dt + t * W), u = load(x + t * W), g_y = load(dy + t * W), input = load(by_input + t * W);
@@ -166,8 +169,8 @@ static void backward_group(const Scan *s, const ScanGrads *grads, const Parts *p
                 store_some(grads->x + at + t * D, grad_x, count);
                 store_some(grads->dt + at + t * D, grad_dt, count);
             }
-            store(grad_D + j * W, sum_D);
-            store(grad_bias + j * W, sum_bias);
+            store(grad_D + j * W, load(grad_D + j * W) + sum_D);
+            store(grad_bias + j * W, load(grad_bias + j * W) + sum_bias);
         }
         const int64_t out = ((index * s->rows + g->row) * L + from) * P;
         for (int64_t i = 0; i < steps * P; i++) {

@@ -31,8 +31,8 @@ typedef struct {
 } Chunk;
 
 INLINE void ssd_sizes(const Ssd *s, Chunk *c) {
-    c->N = (s->keys + W - 1) / W * W;
-    c->P = (s->values + W - 1) / W * W;
+    c->N = (s->keys + 15) / 16 * 16; /* whole vectors of any width */
+    c->P = (s->values + 15) / 16 * 16;
 }
 
 /* Task number -> row, group and heads; `block` numbers the blocks of heads in a group. */

@@ -229,6 +229,7 @@ def ssd(
     dt, A, B, C = (tensor.to(x.dtype) for tensor in (dt, A, B, C))
     if kernels.serves(x) and length > 1 and not wide:
         starts = starts if mask is None or starts is None else starts & mask
+        dt = dt if mask is None else dt.masked_fill(~mask[..., None], 0)
         state = None if state is None else state.to(x.dtype)
         D = None if D is None else D.to(x.dtype)
         y, state = native_ssd(x, dt * A, B, C, starts, mask, state, scale=dt, skip=D)

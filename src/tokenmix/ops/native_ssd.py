@@ -121,7 +121,7 @@ def _arguments(
 def _ssd_shapes(v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     (rows, length, heads, values), keys = v.shape, rest[3].shape[3]
     chunks = -(-length // SPAN) if rest[-1] else 0
-    entries = v.new_empty(rows, heads, chunks, -(-keys // 16) * 16, -(-values // 16) * 16)  # the widest vectors
+    entries = v.new_empty(rows, heads, chunks, -(-keys // 16) * 16, -(-values // 16) * 16)  # as in ssd.h
     return v.new_empty(rows, length, heads, values), v.new_empty(rows, heads, values, keys), entries
 
 

@@ -84,7 +84,17 @@ def available() -> bool:
         ...     available()
         False
     """
-    return not (_forced and _forced[-1] == "torch") and _load()[0] is not None
+    return not unwanted() and _load()[0] is not None
+
+
+def unwanted() -> bool:
+    """Whether plain torch is asked for: inside `use("torch")`.
+
+    Example:
+        >>> unwanted()
+        False
+    """
+    return bool(_forced) and _forced[-1] == "torch"
 
 
 def serves(*tensors: Tensor | None) -> bool:

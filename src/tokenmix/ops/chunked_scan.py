@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tokenmix import kernels
+from tokenmix.ops import cuda
 from tokenmix.ops.chunks import check_scan, scan_chunks, scan_step
 from tokenmix.ops.common import check_axes, check_tensor, without_autocast
 from tokenmix.ops.native_ssd import native_ssd
@@ -233,6 +234,9 @@ def ssd(
         state = None if state is None else state.to(x.dtype)
         D = None if D is None else D.to(x.dtype)
         y, state = native_ssd(x, dt * A, B, C, starts, mask, state, scale=dt, skip=D)
+        return y.to(kind), state
+    if starts is None and not wide and length > 1 and cuda.chunks.serves(x):
+        y, state = cuda.chunks(x, dt, A, B, C, D, mask, state, chunk)
         return y.to(kind), state
     if mask is not None:
         x, dt = x.masked_fill(~mask[..., None, None], 0), dt.masked_fill(~mask[..., None], 0)

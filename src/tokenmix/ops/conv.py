@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tokenmix import kernels
+from tokenmix.ops import cuda
 from tokenmix.ops.common import check_axes, check_tensor
 from tokenmix.ops.native_conv import native_conv
 from tokenmix.ops.precision import at_least_float32
@@ -61,6 +62,9 @@ def depthwise_conv(
     bias, state = (None if tensor is None else tensor.to(x.dtype) for tensor in (bias, state))
     if causal and weight.dim() == 2 and kernels.serves(x):
         return native_conv(x, weight, bias, state, starts, silu).to(kind)
+    plain = causal and weight.dim() == 2 and starts is None and state is None
+    if plain and 2 <= weight.shape[1] <= 4 and cuda.conv.serves(x):
+        return cuda.conv(x, weight, bias, silu).to(kind)
     length, taps = x.shape[1], weight.shape[-1]
     left, right = (taps - 1, 0) if causal else (taps // 2, taps // 2)
     wide = F.pad(x, (0, 0, left, right)) if state is None else torch.cat([state, x], dim=1)

@@ -1,4 +1,4 @@
-"""Attention of one query a row over cached keys, as a native kernel: what a step of decoding costs is reading memory."""
+"""Attention of one query a row over cached keys, as a native kernel: a step of decoding is reading memory."""
 
 from __future__ import annotations
 

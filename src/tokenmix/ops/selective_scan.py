@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenmix import kernels
+from tokenmix.ops import cuda
 from tokenmix.ops.common import check_axes, check_tensor
 from tokenmix.ops.loop_scan import loop_scan
 from tokenmix.ops.native_scan import native_scan
@@ -32,8 +33,9 @@ def selective_scan(
 
     h_t = exp(dt_t A) * h_(t-1) + (dt_t x_t) B_t^T;  y_t = (h_t C_t + D x_t) * silu(z_t).
 
-    The states of all tokens, (B, L, C, N), never exist: the backward pass computes them again, a chunk at a time. On
-    the CPU a native kernel serves (`tokenmix.kernels`) unless x is float64; everywhere else, plain torch.
+    The states of all tokens, (B, L, C, N), never exist: the backward pass computes them again, a chunk at a time.
+    A native kernel serves on the CPU (`tokenmix.kernels`), that of mamba-ssm on CUDA where it runs and neither starts
+    nor a state are given; plain torch serves everywhere else, and float64.
 
     Args:
         x: (B, L, C) input.
@@ -74,6 +76,9 @@ def selective_scan(
         starts = starts & mask
     if kernels.serves(x):
         y, last = native_scan(u, dt, A, B, C, D, z, dt_bias, state, mask, starts, softplus)
+        return y.to(x.dtype), last
+    if starts is None and state is None and cuda.scan.serves(u):
+        y, last = cuda.scan(u, dt, A, B, C, D, z, dt_bias, softplus, mask)
         return y.to(x.dtype), last
     if dt_bias is not None:
         dt = dt + dt_bias

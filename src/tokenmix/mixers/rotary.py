@@ -70,7 +70,7 @@ def turn(x: Tensor, table: RotaryTable) -> Tensor:
     width = table.cos.shape[-1]
     wide = at_least_float32(x)
     turning = wide if width == x.shape[-1] else wide[..., :width]
-    turned = torch.addcmul(turning * table.cos, turning.roll(width // 2, -1), table.sin)
+    turned = turning * table.cos + turning.roll(width // 2, -1) * table.sin  # rounded as Llama's code rounds
     if width < x.shape[-1]:
         turned = torch.cat([turned, wide[..., width:]], dim=-1)
     return turned.to(x.dtype)

@@ -161,3 +161,17 @@ def test_hidden_states_are_in_the_callers_order(hybrid):
 def test_mistakes_are_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_compiled_steps_equal_one_call(hybrid, mode):
+    """The memory that layers share in eager mode is left alone by torch.compile."""
+    hybrid.eval()
+    x = torch.randn(2, 7, 32)
+    torch._dynamo.reset()
+    compiled = torch.compile(hybrid, backend="aot_eager")
+    with mode():
+        expected, state = hybrid(x), hybrid.init_state(2)
+        found = torch.cat([compiled(part, state=state) for part in x.split([3, 1, 1, 1, 1], dim=1)], dim=1)
+    torch._dynamo.reset()
+    assert torch.allclose(found, expected, atol=1e-5)

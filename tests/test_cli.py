@@ -153,7 +153,7 @@ def test_mixers_describes_one(capsys: pytest.CaptureFixture[str]) -> None:
 def test_env(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["env"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    for word in ("Python", "torch", "transformers", "GPU", "plain torch", "matplotlib", "mamba-ssm"):
+    for word in ("Python", "torch", "transformers", "GPU", "operations on the CPU", "matplotlib", "causal-conv1d", "mamba-ssm"):
         assert word in printed
 
 

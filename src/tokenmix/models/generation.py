@@ -15,6 +15,7 @@ from tokenmix.mixer import check_positive
 from tokenmix.models.causal_lm import MixerForCausalLM
 from tokenmix.models.inputs import check_tokens, last_columns, padding_mask
 from tokenmix.models.packed import packed_linears
+from tokenmix.stack_state import StackState
 
 # settings of a GenerationConfig that change tokens, which only transformers' loop knows, with the values that do not
 _ONLY_THEIRS: dict[str, Any] = {
@@ -40,6 +41,7 @@ def generate(
     pad_token_id: int | None = None,
     streamer: BaseStreamer | None = None,
     pack_weights: bool = False,
+    state: StackState | None = None,
 ) -> Tensor:
     """Continue prompts, as `model.generate` does with the same arguments, and faster.
 
@@ -71,7 +73,7 @@ def generate(
 
     Raises:
         TypeError: a model of another kind, or tokens that are no integers.
-        ValueError: a mask that does not fit or that has padding on the right, tokens outside the vocabulary, a setting
+        ValueError: a state of another number of rows, a mask that does not fit or that has padding on the right, tokens outside the vocabulary, a setting
             out of its range, or a `generation_config` with settings that only `model.generate` knows.
 
     Example:
@@ -87,13 +89,15 @@ def generate(
     check_positive("max_new_tokens", max_new_tokens)
     ends, pad = _special_tokens(model, eos_token_id, pad_token_id)
     draw = _sampler(model, do_sample, temperature, top_k, top_p)
+    if state is not None and state.batch_size != input_ids.shape[0]:
+        raise ValueError(f"state: expected one for {input_ids.shape[0]} rows, found {state.batch_size}")
     mask = _prompt_mask(input_ids, attention_mask, pad, ends)
 
     rows, length = input_ids.shape
     tokens = input_ids.new_empty(rows, length + max_new_tokens, dtype=torch.int64)
     tokens[:, :length] = input_ids
     with torch.inference_mode():
-        count = _fill(model, tokens, length, mask, draw, ends, pad, streamer, pack_weights)
+        count = _fill(model, tokens, length, mask, draw, ends, pad, streamer, pack_weights, state)
     return tokens if count == tokens.shape[1] else tokens[:, :count].clone()
 
 
@@ -107,11 +111,13 @@ def _fill(
     pad: int,
     streamer: BaseStreamer | None,
     pack_weights: bool,
+    state: StackState | None,
 ) -> int:
     """Write into (B, L + new tokens) from place `length` on; returns the number of columns that hold tokens."""
     stack, head = model.stack, model.lm_head
-    state = stack.init_state(len(tokens), device=tokens.device, dtype=model.model.embed_tokens.weight.dtype)
-    state.reserve(tokens.shape[1] - 1)  # the last token is not read
+    if state is None:
+        state = stack.init_state(len(tokens), device=tokens.device, dtype=model.model.embed_tokens.weight.dtype)
+    state.reserve(state.length + tokens.shape[1] - 1)  # the last token is not read
     end_ids = torch.tensor(ends, device=tokens.device)
     finished = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
     unread, layout = tokens[:, :length], Layout(mask=mask)

@@ -177,3 +177,4 @@ def _probe_conv(kernel: Callable[..., Any], device: torch.device) -> tuple[Tenso
 scan = CudaKernel("mamba-ssm", _scan, _probe_scan)
 chunks = CudaKernel("mamba-ssm", _ssd, _probe_ssd)
 conv = CudaKernel("causal-conv1d", _conv, _probe_conv)
+KERNELS = {"selective scan": scan, "scan of Mamba-2": chunks, "short convolution": conv}

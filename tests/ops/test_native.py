@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not kernels.available(), reason=f"no native kern
 # rows, length, channels or heads, and sizes: single numbers, ends of vectors, several chunks, groups and tiles
 SCANS = [(1, 1, 1, 1), (2, 7, 5, 3), (2, 70, 33, 16), (1, 65, 130, 10), (3, 33, 24, 40)]
 SSDS = [(1, 2, 1, 1, 1, 1), (2, 7, 6, 5, 2, 3), (1, 64, 4, 16, 1, 16), (2, 130, 6, 17, 1, 33), (1, 70, 10, 8, 2, 20)]
-CONVS = [(1, 1, 1, 1), (2, 2, 3, 4), (2, 70, 33, 3), (1, 600, 17, 4), (3, 5, 40, 7)]
+CONVS = [(1, 1, 1, 1), (2, 2, 3, 4), (2, 70, 33, 3), (1, 200, 17, 4), (3, 5, 40, 7), (1, 150, 3, 70)]
 
 
 @pytest.fixture(params=[0, 1, 2], ids=kernels.LEVELS, autouse=True)

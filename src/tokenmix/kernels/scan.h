@@ -58,6 +58,8 @@ INLINE void stage(const Scan *s, int64_t row, int64_t channel, int64_t from, int
             store(x + t * W, (vf){});
             continue;
         }
+        __builtin_prefetch(dts + t * s->dt_time + W); /* the next vector of channels: rows are far apart */
+        __builtin_prefetch(xs + t * s->x_time + W);
         vf d = load_some(dts + t * s->dt_time, count) + bias;
         store(dt + t * W, s->softplus ? log1p_exp(d) : d);
         store(x + t * W, load_some(xs + t * s->x_time, count));

@@ -120,6 +120,7 @@ static void backward_group(const Scan *s, const ScanGrads *grads, const Parts *p
             for (int64_t n = 0; n < N; n++) store(h + (j * P + n) * W, load_some(entry + n * D, count));
             stage(s, g->row, channel, from, steps, dt, x);
             for (int64_t t = 0; t < steps; t++) {
+                __builtin_prefetch(grads->y + at + t * D + W);
                 vf value = mask && !mask[t] ? (vf){} : load_some(grads->y + at + t * D, count);
                 if (z && !(mask && !mask[t])) {
                     vf gate = load_some(z + t * s->z_time, count);

@@ -73,8 +73,9 @@ def generate(
 
     Raises:
         TypeError: a model of another kind, or tokens that are no integers.
-        ValueError: a state of another number of rows, a mask that does not fit or that has padding on the right, tokens outside the vocabulary, a setting
-            out of its range, or a `generation_config` with settings that only `model.generate` knows.
+        ValueError: a state of another number of rows, a mask that does not fit or that has padding on the right,
+            tokens outside the vocabulary, a setting out of its range, or a `generation_config` with settings that only
+            `model.generate` knows.
 
     Example:
         >>> from tokenmix.models import MixerConfig

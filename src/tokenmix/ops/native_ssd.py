@@ -145,10 +145,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 
 def _backward(ctx: Any, grad_y: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    _, log_decay, scale, skip, *__ = ctx.saved_tensors
-    grad_v, *optional, grad_k, grad_q, grad_state = _ssd_backward(grad_y, grad_last, *ctx.saved_tensors)
-    optional[2] = optional[2].sum(0)
-    optional = [None if given is None else grad for grad, given in zip(optional, (log_decay, scale, skip), strict=True)]
+    saved = ctx.saved_tensors  # once: recomputed layers allow no second look
+    grad_v, grad_decay, grad_scale, grad_skip, grad_k, grad_q, grad_state = _ssd_backward(grad_y, grad_last, *saved)
+    optional = [
+        None if given is None else grad
+        for grad, given in zip((grad_decay, grad_scale, grad_skip.sum(0)), saved[1:4], strict=True)
+    ]
     return grad_v, *optional, grad_k, grad_q, None, None, grad_state if ctx.has_state else None, None
 
 

@@ -1,0 +1,33 @@
+"""All rows."""
+
+from __future__ import annotations
+
+from benchmarks import attention, decoding, scan, ssd
+from benchmarks.rows import Row
+
+ROWS = [*scan.ROWS, *ssd.ROWS, *attention.ROWS, *decoding.ROWS]
+
+
+def find(name: str, peer: str) -> Row:
+    """The first row of a name and a peer.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for row in ROWS:
+        if (row.name, row.peer) == (name, peer):
+            return row
+    raise ValueError(f"name, peer: no row {name!r} against {peer!r}")
+
+
+def select(names: list[str]) -> list[Row]:
+    """Rows whose names begin with one of `names`; all, without names.
+
+    Raises:
+        ValueError: a name that fits no row.
+    """
+    for name in names:
+        if not any(row.name.startswith(name) for row in ROWS):
+            known = ", ".join(sorted({row.name for row in ROWS}))
+            raise ValueError(f"names: no row begins with {name!r}; known: {known}")
+    return [row for row in ROWS if not names or any(row.name.startswith(name) for name in names)]

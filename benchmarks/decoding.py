@@ -1,0 +1,111 @@
+"""Decoding after a long context: tokens a second of a Llama of transformers and of the same model here."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.rows import Pair, Row
+from tokenmix.models import MixerConfig, MixerForCausalLM, generate
+
+LAYERS, DIM, HEADS, HIDDEN, VOCABULARY = 8, 512, 8, 1536, 8192
+NAMES = {  # of a layer's parameters: theirs, ours
+    "self_attn.q_proj": "mixer.q_proj", "self_attn.k_proj": "mixer.k_proj", "self_attn.v_proj": "mixer.v_proj",
+    "self_attn.o_proj": "mixer.o_proj", "mlp.gate_proj": "feed_forward.gate_proj",
+    "mlp.up_proj": "feed_forward.up_proj", "mlp.down_proj": "feed_forward.down_proj", "input_layernorm": "mixer_norm",
+    "post_attention_layernorm": "feed_forward_norm",
+}  # fmt: skip
+
+
+def models(layers: int = LAYERS) -> tuple[MixerForCausalLM, torch.nn.Module]:
+    """The library's model and transformers' Llama, with equal weights, so that both give the same tokens."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    llama = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=DIM,
+        intermediate_size=HIDDEN,
+        num_hidden_layers=layers,
+        num_attention_heads=HEADS,
+        max_position_embeddings=8192,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    theirs = LlamaForCausalLM(llama).eval()
+    config = MixerConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=DIM,
+        mixers={"a": {"mixer": "attention", "heads": HEADS, "rope": True}},
+        pattern="a",
+        num_hidden_layers=layers,
+        intermediate_size=HIDDEN,
+        norm_eps=llama.rms_norm_eps,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    ours = MixerForCausalLM(config).eval()
+    weights = theirs.state_dict()
+    stack = ours.stack.layers
+    with torch.no_grad():
+        for i, block in enumerate(stack):
+            for from_, to in NAMES.items():
+                block.get_submodule(to).weight.copy_(weights[f"model.layers.{i}.{from_}.weight"])
+        ours.stack.norm.weight.copy_(weights["model.norm.weight"])
+        ours.model.embed_tokens.weight.copy_(weights["model.embed_tokens.weight"])
+        ours.lm_head.weight.copy_(weights["lm_head.weight"])
+    return ours, theirs
+
+
+def pair(length: int, rows: int, steps: int = 8, pack: bool = False) -> Pair:
+    """`steps` new tokens of each row, after a context of `length` tokens that was read before and is not timed."""
+    from transformers import DynamicCache
+
+    ours, theirs = models()
+    ids = torch.randint(1, VOCABULARY, (1, length + 1), generator=torch.Generator().manual_seed(0))
+    last = ids[:, -1:].expand(rows, -1).contiguous()
+    with torch.inference_mode():  # one row is read, and then repeated
+        state = ours.stack.init_state(1)
+        ours.stack(ours.model.embed_tokens(ids[:, :-1]), state=state)
+        state.reorder(torch.zeros(rows, dtype=torch.int64))
+        read = theirs(ids[:, :-1], use_cache=True)
+        cache = getattr(read, "cache", None) or read.past_key_values
+        kept = [(layer.keys[:1].clone(), layer.values[:1].clone()) for layer in cache.layers]
+        kept = [(k.expand(rows, -1, -1, -1).contiguous(), v.expand(rows, -1, -1, -1).contiguous()) for k, v in kept]
+    name = "cache" if hasattr(read, "cache") else "past_key_values"
+    mask = torch.ones(rows, length + 1, dtype=torch.int64)
+
+    def mine() -> Tensor:
+        state.crop(length)
+        return generate(ours, last, max_new_tokens=steps, state=state, pack_weights=pack)
+
+    def llama() -> Tensor:
+        cache = DynamicCache()
+        for index, (k, v) in enumerate(kept):
+            cache.update(k, v, index)
+        whole = ids[:, :-1].expand(rows, -1)
+        prompt = torch.cat([whole, last], 1)
+        with torch.inference_mode():
+            return theirs.generate(
+                prompt, attention_mask=mask, max_new_tokens=steps, do_sample=False, pad_token_id=0, **{name: cache}
+            )[:, length:]
+
+    def errors() -> dict[str, float]:
+        """The share of other tokens."""
+        return {"ours tokens that differ": float((mine() != llama()).float().mean())}
+
+    note = f"{rows * steps} tokens a call"
+    return Pair(mine, llama, errors, limit=0.0, notes=note)
+
+
+PEER = "transformers' Llama, generate"
+ROWS = [
+    Row("generate/64", "decoding, batch 64", PEER, partial(pair, rows=64), 1024, 3.7, 6, rounds=5),
+    Row("generate/8", "decoding, batch 8", PEER, partial(pair, rows=8), 1024),
+    Row("generate/1", "decoding, batch 1", PEER, partial(pair, rows=1), 1024),
+    Row("generate/1/short", "decoding, batch 1", PEER, partial(pair, rows=1), 128),
+]

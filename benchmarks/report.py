@@ -1,0 +1,155 @@
+"""What was measured: JSON, a table for the console, Markdown for README, and plots."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from tokenmix import kernels
+
+SCHEMA = 1
+PEERS = ("torch", "transformers", "mambapy", "local-attention", "tokenmix")
+
+
+def machine(threads: int, metric: str, malloc: str) -> dict[str, Any]:
+    """What the numbers depend on."""
+    model = platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ]
+        model = names[0] if names else model
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "processor": model,
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "metric": metric,
+        "malloc": malloc,
+        "kernels": kernels.status().path,
+        "kernel vectors": kernels.status().vectors,
+        "commit": done.stdout.strip(),
+        "versions": {name: _version(name) for name in PEERS},
+        "GEMM GFLOP/s": round(gemm_rate(), 1),
+    }
+
+
+def gemm_rate(size: int = 1024, rounds: int = 9) -> float:
+    """What torch's matrix product reaches here, in GFLOP/s of CPU time: a yardstick for the table's times."""
+    from benchmarks.measure import CLOCKS
+
+    a, best = torch.randn(size, size), float("inf")
+    for _ in range(rounds):
+        began = CLOCKS["cpu"]()
+        a @ a
+        best = min(best, CLOCKS["cpu"]() - began)
+    return 2 * size**3 / best / 1e9
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def verdict(result: dict[str, Any]) -> str:
+    """What became of the target of a row."""
+    if "ratio" not in result:
+        return result.get("skipped") or result.get("failed") or "not run"
+    if result["target"] is None:
+        return ""
+    if result["ratio"] < result["target"]:
+        return "missed"
+    return "stretch met" if result["stretch"] and result["ratio"] >= result["stretch"] else "met"
+
+
+def amount(result: dict[str, Any], side: str) -> str:
+    """Seconds in ms, or bytes in MB."""
+    value = result[side]
+    return f"{value / 1e6:.1f} MB" if result["memory"] else f"{value * 1e3:.3g} ms"
+
+
+def cells(result: dict[str, Any]) -> list[str]:
+    """A row of the tables."""
+    target = "" if result["target"] is None else f"{result['target']:.3g} x"
+    if result["target"] is not None and result["stretch"] is not None:
+        target += f" ({result['stretch']:.3g} x)"
+    if "ratio" in result:
+        spread = "" if result["memory"] else f" ({result['low']:.3g} to {result['high']:.3g})"
+        measured = [amount(result, "theirs"), amount(result, "ours"), f"{result['ratio']:.3g} x{spread}"]
+    else:
+        measured = ["", "", "-"]
+    return [result["what"], str(result["length"]), result["peer"], *measured, target, verdict(result)]
+
+
+HEADINGS = ("what", "L", "against", "theirs", "ours", "ratio (quartiles)", "target (stretch)", "")
+
+
+def console_table(report: dict[str, Any]) -> Table:
+    """For rich's console."""
+    table = Table(*HEADINGS, caption=caption(report))
+    for result in report["results"]:
+        table.add_row(*cells(result))
+    return table
+
+
+def caption(report: dict[str, Any]) -> str:
+    """What the numbers depend on, in a line."""
+    m = report["machine"]
+    versions = ", ".join(f"{name} {found}" for name, found in m["versions"].items() if found and name != "tokenmix")
+    time = {"cpu": "process CPU time", "wall": "wall time"}[m["metric"]]
+    return (
+        f"{m['processor']} ({m['kernel vectors'] or m['vectors']}), {m['threads']} thread(s), {time}, malloc "
+        f"{m['malloc']}, matrix products at {m['GEMM GFLOP/s']:.0f} GFLOP/s; {versions}. Ratios are theirs / ours, "
+        "medians of alternating runs"
+    )
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The table of README."""
+    lines = ["| " + " | ".join(HEADINGS[:-1]) + " |", "|" + " --- |" * (len(HEADINGS) - 1)]
+    for result in report["results"]:
+        row = cells(result)
+        if row[-1] == "missed":
+            row[-2] += ", missed"
+        lines.append("| " + " | ".join(row[:-1]) + " |")
+    return "\n".join([*lines, "", caption(report) + "."])
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    """Time or memory against L, both axes logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    curves = [result for result in report["results"] if result.get("curve")]
+    if not curves:
+        return
+    columns = min(3, len(curves))
+    lines = -(-len(curves) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(4.6 * columns, 3.6 * lines), squeeze=False)
+    for axis in axes.flat[len(curves) :]:
+        axis.remove()
+    for axis, result in zip(axes.flat, curves, strict=False):
+        scale, unit = (1e-6, "MB") if result["memory"] else (1e3, "ms")
+        for side, label in (("theirs", result["peer"]), ("ours", "tokenmix")):
+            points = [(length, point[side] * scale) for length, point in result["curve"].items() if side in point]
+            axis.loglog([int(length) for length, _ in points], [y for _, y in points], marker="o", label=label)
+        axis.set(title=result["what"], xlabel="L", ylabel=unit)
+        axis.legend(fontsize=7)
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

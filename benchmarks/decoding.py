@@ -44,6 +44,7 @@ def models(layers: int = LAYERS) -> tuple[MixerForCausalLM, torch.nn.Module]:
         num_hidden_layers=layers,
         intermediate_size=HIDDEN,
         norm_eps=llama.rms_norm_eps,
+        tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=0,
@@ -106,6 +107,9 @@ PEER = "transformers' Llama, generate"
 ROWS = [
     Row("generate/64", "decoding, batch 64", PEER, partial(pair, rows=64), 1024, 3.7, 6, rounds=5),
     Row("generate/8", "decoding, batch 8", PEER, partial(pair, rows=8), 1024),
-    Row("generate/1", "decoding, batch 1", PEER, partial(pair, rows=1), 1024),
-    Row("generate/1/short", "decoding, batch 1", PEER, partial(pair, rows=1), 128),
+    Row("generate/1", "decoding, batch 1", PEER, partial(pair, rows=1, steps=24), 1024),
+    Row("generate/1/short", "decoding, batch 1", PEER, partial(pair, rows=1, steps=24), 128),
+    Row(
+        "generate/1/packed", "decoding, batch 1, packed weights", PEER, partial(pair, rows=1, steps=64, pack=True), 128
+    ),
 ]

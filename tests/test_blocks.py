@@ -175,3 +175,15 @@ def test_compiled_steps_equal_one_call(hybrid, mode):
         found = torch.cat([compiled(part, state=state) for part in x.split([3, 1, 1, 1, 1], dim=1)], dim=1)
     torch._dynamo.reset()
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_layers_still_count_as_one_after_a_cut() -> None:
+    """Reordering and cropping leave the layers of a stack with one count, so that a step computes it once."""
+    stack = Stack(8, {"a": {"mixer": "attention", "heads": 2}}, "aa")
+    state = stack.init_state(2)
+    with torch.no_grad():
+        stack(torch.randn(2, 5, 8), state=state)
+        state.reorder(torch.tensor([1, 0]))
+        state.crop(3)
+    assert state.states[0].counters is state.states[1].counters
+    assert state.seen.tolist() == [3, 3]

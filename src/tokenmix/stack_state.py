@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
+from tokenmix.counters import Counters
 from tokenmix.state import MixerState
 
 
@@ -55,18 +58,24 @@ class StackState:
 
     def reorder(self, index: Tensor) -> None:
         """See `MixerState.reorder`."""
-        for state in self.states:
-            state.reorder(index)
+        self._change(lambda state: state.reorder(index))
 
     def crop(self, length: int) -> None:
         """See `MixerState.crop`; nothing changes if any layer refuses."""
         if length < self.length:
             for state in self.states:
                 state.check_crop(length)
-        for state in self.states:
-            state.crop(length)
+        self._change(lambda state: state.crop(length))
 
     def detach(self) -> None:
         """See `MixerState.detach`."""
         for state in self.states:
             state.detach()
+
+    def _change(self, change: Callable[[MixerState], None]) -> None:
+        """Change every state; those that counted as one still do."""
+        before = [state.counters for state in self.states]
+        shared: dict[int, Counters] = {}
+        for state, counters in zip(self.states, before, strict=True):
+            change(state)
+            state.counters = shared.setdefault(id(counters), state.counters)

@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM := false
 # waiting threads sleep: on a machine with other work, spinning makes two threads up to eight times slower
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo small test test-slow test-hf test-oldest lint format clean
+.PHONY: demo small bench test test-slow test-hf test-oldest lint format clean
 
 demo: $(READY)  ## five mixers on Python's own source text, about a minute after the install
 	$(RUN)/python recipes/language_modeling/train.py --config recipes/language_modeling/configs/smoke.yaml
@@ -26,6 +26,10 @@ test-hf: $(READY)  ## transformers' own tests, fetched from PyPI, on our models 
 
 test-oldest: $(READY)  ## tests of models and swapped models with the oldest transformers that pyproject.toml allows
 	$(RUN)/python tests/hf_suite/oldest.py
+
+bench: $(READY)  ## every comparison of README's table, about 15 minutes; see python -m benchmarks --help
+	$(RUN)/python -m pip install --disable-pip-version-check -q -e '.[bench]'
+	OMP_NUM_THREADS=1 $(RUN)/python -m benchmarks
 
 lint: $(READY)
 	$(RUN)/ruff check .

@@ -55,7 +55,10 @@ def window_pair(length: int, window: int, heads: int = 4, train: bool = False, p
             window_size=window, causal=True, exact_windowsize=True, autopad=True, use_rotary_pos_emb=False, dim=WIDTH
         )
     mine, right = partial(ours, window=window), partial(exact, window=window)
-    return function_pair(mine, theirs, right, qkv, "y q k v", train)
+    if peer == "sdpa":
+        return function_pair(mine, theirs, right, qkv, "y q k v", train)
+    wider = partial(exact, window=window + 1)
+    return function_pair(mine, theirs, right, qkv, "y q k v", train, wider, notes="theirs reads one key more")
 
 
 class MultiHead(nn.Module):

@@ -101,6 +101,7 @@ def function_pair(
     inputs: list[Tensor],
     names: str,
     train: bool,
+    their_reference: Callable[..., Tensor] | None = None,
     **options: float | str,
 ) -> Pair:
     """A pair of functions of the same tensors.
@@ -110,6 +111,7 @@ def function_pair(
         inputs: float32.
         names: of y and the inputs, for the errors.
         train: whether a call also takes all gradients.
+        their_reference: where theirs computes something a little different.
         options: of `Pair`.
     """
     with torch.no_grad():
@@ -130,14 +132,13 @@ def function_pair(
 
     def errors() -> dict[str, float]:
         found = {}
-        if train:
-            exact = trained(reference, inputs, grad.double())
-        else:
-            exact = [reference(*(tensor.double() for tensor in inputs))]
-        for who, function in (("ours", ours), ("theirs", theirs)):
-            values = trained(function, inputs, grad) if train else [function(*inputs)]
-            for name, value, right in zip(names.split(), values, exact, strict=False):
-                found[f"{who} {name}"] = relative_error(value, right)
+        for who, function, right in (("ours", ours, reference), ("theirs", theirs, their_reference or reference)):
+            if train:
+                values, exact = trained(function, inputs, grad), trained(right, inputs, grad.double())
+            else:
+                values, exact = [function(*inputs)], [right(*(tensor.double() for tensor in inputs))]
+            for name, value, best in zip(names.split(), values, exact, strict=False):
+                found[f"{who} {name}"] = relative_error(value, best)
         return found
 
     return Pair(call(ours), call(theirs), errors, **options)  # type: ignore[arg-type]

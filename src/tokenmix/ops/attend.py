@@ -11,6 +11,7 @@ from tokenmix.ops.blocked import Bias, Tokens, block, call_bias
 from tokenmix.ops.cells import cells_plan, gather, scatter
 from tokenmix.ops.dense import PLAIN, Rule, compute, fused, mix_channels
 from tokenmix.ops.sources import Band, Full, HeadSplit, Slots, Source, Union, check_source
+from tokenmix.ops.windowed import serves, windowed
 
 Score = Literal["softmax", "relu2", "relu", "none"]
 Axis = Literal["token", "channel"]
@@ -104,6 +105,8 @@ def _read(source: Source, tokens: Tokens, rule: Rule) -> tuple[Tensor, Tensor | 
             return fused(tokens.q, tokens.k, tokens.v, None, rule.scale), None
         if length == tokens.k.shape[2]:
             return fused(tokens.q, tokens.k, tokens.v, None, rule.scale, is_causal=True), None
+    if isinstance(source, Band) and rule.score == "softmax" and not rule.sums and serves(source, tokens):
+        return windowed(source, tokens, rule.scale), None
     blocks, restore = block(source, tokens)
     results = [compute(x, rule) for x in blocks]
     sums = [total for _, total in results if total is not None]
@@ -145,7 +148,12 @@ def _read_heads(source: HeadSplit, tokens: Tokens, rule: Rule) -> tuple[Tensor, 
         results.append(_read(member, part, rule))
         low = high
     sums = [total for _, total in results if total is not None]
-    return torch.cat([y for y, _ in results], dim=1), torch.cat(sums, dim=1) if sums else None
+    return _join([y for y, _ in results]), torch.cat(sums, dim=1) if sums else None
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    """Heads side by side, (B, H, L, E), laid out as (B, L, H, E): what a projection of all heads reads."""
+    return torch.cat([x.transpose(1, 2) for x in parts], dim=2).transpose(1, 2)
 
 
 def _slice_bias(bias: Bias | None, low: int, high: int, heads: int) -> Bias | None:

@@ -17,6 +17,7 @@ class Piece(NamedTuple):
     number: int
     key: int  # first key of the first block
     keys: int
+    fresh: int  # keys of a block, its last ones, that no block before it reads
 
     def queries(self, x: Tensor) -> Tensor:
         """(h, L, D) -> (number, h, rows, D), a view."""
@@ -26,12 +27,20 @@ class Piece(NamedTuple):
         """(h, L, D) -> (number, h, keys, D), an overlapping view."""
         return blocks(x, self.key, self.keys, self.rows, self.number)
 
-    def add(self, total: Tensor, x: Tensor) -> None:
-        """Add (number, h, keys, D) to what the blocks read of (h, L, D)."""
-        step = self.keys if self.number == 1 else self.rows
-        for first in range(0, self.keys, step):  # parts of the blocks that do not overlap
-            size = min(step, self.keys - first)
-            blocks(total, self.key + first, size, self.rows, self.number).add_(x[:, :, first : first + size])
+    def add(self, total: Tensor, x: Tensor, first: bool) -> None:
+        """Add (number, h, keys, D) to what the blocks read of (h, L, D).
+
+        With `first`, keys that no earlier piece read are set instead: `total` may hold anything there.
+        """
+        high, size = self.keys, self.fresh or self.keys
+        while high > 0:  # parts of the blocks that do not overlap
+            low = max(high - size, 0)
+            part = blocks(total, self.key + low, high - low, self.rows, self.number)
+            if first and high == self.keys and self.fresh:
+                part.copy_(x[:, :, low:high])
+            else:
+                part.add_(x[:, :, low:high])
+            high, size = low, self.rows if self.number > 1 else low
 
 
 @lru_cache(maxsize=256)
@@ -42,18 +51,20 @@ def cut(length: int, window: int, causal: bool, rows: int, most: int) -> tuple[P
 
     Example:
         >>> cut(10, window=2, causal=True, rows=2, most=3)
-        (Piece(query=0, rows=2, number=1, key=0, keys=2), Piece(query=2, rows=2, number=3, key=0, keys=4),
-        Piece(query=8, rows=2, number=1, key=6, keys=4))
+        (Piece(query=0, rows=2, number=1, key=0, keys=2, fresh=2),
+        Piece(query=2, rows=2, number=3, key=0, keys=4, fresh=2),
+        Piece(query=8, rows=2, number=1, key=6, keys=4, fresh=2))
     """
     ahead = 0 if causal else window
-    pieces, query = [], 0
+    pieces, query, met = [], 0, 0
     while query < length:
         here = min(rows, length - query)
         low, high = max(query - window, 0), min(query + here + ahead, length)
         whole = here == rows and high - low == window + rows + ahead
         number = min((length - ahead - query) // rows, most) if whole else 1
-        pieces.append(Piece(query, here, number, low, high - low))
+        pieces.append(Piece(query, here, number, low, high - low, high - met))
         query += here * number
+        met = high + here * (number - 1)
     return tuple(pieces)
 
 

@@ -42,7 +42,7 @@ def compute(x: Block, rule: Rule) -> tuple[Tensor, Tensor | None]:
     """(N, H, n, E), and (N, H, n, 1) log-sum-exp of the scores if the rule wants it."""
     if rule.score != "softmax" or rule.sums or x.k.shape[2] == 0:
         with without_autocast(x.q.device):
-            return _compute_plainly(x, rule)
+            return compute_plainly(x, rule)
     mask, nothing = x.allowed, None
     if x.bias is not None:
         # kernels of the CPU add a float32 bias to activations of any dtype; others want one dtype
@@ -69,7 +69,8 @@ def fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, is
     return y[..., :value_width] if width > value_width else y
 
 
-def _compute_plainly(x: Block, rule: Rule) -> tuple[Tensor, Tensor | None]:
+def compute_plainly(x: Block, rule: Rule) -> tuple[Tensor, Tensor | None]:
+    """As `compute`, by matrix products: every score, its sums, and derivatives of any order."""
     dtype = torch.promote_types(x.q.dtype, torch.float32)
     count, heads, queries, _ = x.q.shape
     kv_heads, keys = x.k.shape[1:3]

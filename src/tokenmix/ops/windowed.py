@@ -23,7 +23,12 @@ from tokenmix.ops.sources import Band
 
 _TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _FEWEST = 2_000_000  # multiplications of a row that are worth calls of their own
-_FORWARD, _BACKWARD = 2**19, 2**20  # numbers that a call may return: they should stay in the cache
+_FORWARD, _BACKWARD = 2**19, 2**19  # numbers that a call may return: they should stay in the cache
+_SIZE = 32  # queries of a block, as measured: smaller blocks meet fewer keys, larger ones compute faster
+
+
+def _size_backward(window: int) -> int:
+    return 32 if window <= 128 else 64 if window <= 512 else 128
 
 
 def _probe() -> bool:
@@ -103,9 +108,8 @@ def windowed_attention(
     y, total = _outputs(q)
     k, v = _features_together(k), _features_together(v)
     q, group = _features_together(q), q.shape[1] // max(k.shape[1], 1)
-    size = _size(window)
-    most = max(_FORWARD // (k.shape[1] * size * q.shape[3]), 1)
-    for row, place, piece, hidden in _work(q, mask, segments, window, causal, dilation, size, most):
+    most = max(_FORWARD // (k.shape[1] * _SIZE * q.shape[3]), 1)
+    for row, place, piece, hidden in _work(q, mask, segments, window, causal, dilation, _SIZE, most):
         row_k, row_v = piece.read(k[row, :, place]), piece.read(v[row, :, place])
         for g in range(group):  # the heads that read the same keys, one after another
             at = (row, slice(g, None, group), place)
@@ -140,26 +144,23 @@ def windowed_attention_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v; the keys' are summed in float32 or better."""
-    grad, q, k, v = (_features_together(x) for x in (grad, q, k, v))
+    q, k, v = (_features_together(x) for x in (q, k, v))
     (_, grad_k, grad_v), grad_q = (_like(x, total.dtype) for x in (q, k, v)), _like(q)
-    grad_k.zero_()
-    grad_v.zero_()
     group, size = q.shape[1] // max(k.shape[1], 1), _size_backward(window)
     most = max(_BACKWARD // (2 * k.shape[1] * (window + size) * q.shape[3]), 1)
     for row, place, piece, hidden in _work(q, mask, segments, window, causal, dilation, size, most):
         row_k, row_v = piece.read(k[row, :, place]), piece.read(v[row, :, place])
         for g in range(group):
             at = (row, slice(g, None, group), place)
+            row_q, row_grad = piece.queries(q[at]), _features_together(piece.queries(grad[at]))
             if hidden is None:
-                piece.queries(grad_q[at]).zero_()
-                continue
-            here = [piece.queries(x[at]) for x in (q, y, total)]
-            found = _flash_backward(
-                piece.queries(grad[at]), here[0], row_k, row_v, here[1], here[2].squeeze(-1), hidden, scale
-            )
+                found = torch.zeros_like(row_q), torch.zeros_like(row_k), torch.zeros_like(row_v)
+            else:
+                row_y, row_total = piece.queries(y[at]), piece.queries(total[at]).squeeze(-1)
+                found = _flash_backward(row_grad, row_q, row_k, row_v, row_y, row_total, hidden, scale)
             piece.queries(grad_q[at]).copy_(found[0])
-            piece.add(grad_k[row, :, place], found[1])
-            piece.add(grad_v[row, :, place], found[2])
+            piece.add(grad_k[row, :, place], found[1], first=g == 0)
+            piece.add(grad_v[row, :, place], found[2], first=g == 0)
     return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype)
 
 
@@ -212,15 +213,6 @@ def _work(
                 yield row, place, piece, hides.of(piece, row_mask, row_segments)
 
 
-def _size(window: int) -> int:
-    """Queries of a block, as measured: smaller blocks meet fewer keys, larger ones compute faster."""
-    return 32 if window <= 128 else 64
-
-
-def _size_backward(window: int) -> int:
-    return 64 if window <= 256 else 128
-
-
 def _features_together(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
@@ -239,7 +231,7 @@ def _outputs(q: Tensor) -> tuple[Tensor, Tensor]:
 @register_flop_formula(torch.ops.tokenmix.windowed_attention)
 def _flops(q: tuple[int, ...], *options: Any, **_: Any) -> int:
     window, causal, dilation = options[4:7]
-    return 2 * _products(q, window, causal, dilation, _size(window))
+    return 2 * _products(q, window, causal, dilation, _SIZE)
 
 
 @register_flop_formula(torch.ops.tokenmix.windowed_attention_backward)

@@ -142,6 +142,12 @@ def test_the_fallback_gives_the_same(monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+def test_other_numbers_of_keys_are_refused():
+    q, k, v = tensors(1, 2, 2, 100)
+    with pytest.raises(ValueError, match=r"k: Band expected as many keys as queries \(90\), found 100"):
+        attend(q[:, :, :90], k, v, Band(20))
+
+
 def test_a_kernel_that_is_wrong_does_not_serve(monkeypatch):
     right = module._flash
     assert module._probe()

@@ -64,6 +64,8 @@ def serves(source: Band, tokens: Tokens) -> bool:
     q = tokens.q
     if not SERVES or q.device.type != "cpu" or q.dtype not in _TYPES or tokens.bias is not None:
         return False
+    if q.shape[2] != tokens.k.shape[2]:  # refused there
+        return False
     steps = q.shape[2] // source.dilation
     return q.shape[1] * steps * min(source.window, steps) * (q.shape[3] + tokens.v.shape[3]) >= _FEWEST
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from tokenmix.ops.blocked import Bias, Tokens, block, call_bias
 from tokenmix.ops.cells import cells_plan, gather, scatter
 from tokenmix.ops.dense import PLAIN, Rule, compute, fused, mix_channels
-from tokenmix.ops.native_cache import read_cached, reads_cache
 from tokenmix.ops.sources import Band, Full, HeadSplit, Slots, Source, Union, check_source
 from tokenmix.ops.windowed import serves, windowed
 
@@ -101,8 +100,6 @@ def _read(source: Source, tokens: Tokens, rule: Rule) -> tuple[Tensor, Tensor | 
     length = tokens.q.shape[2]
     if isinstance(source, Band) and source.dilation == 1 and source.window >= length == tokens.k.shape[2]:
         source = Full(source.causal)
-    if rule.score == "softmax" and not rule.sums and reads_cache(source, tokens):
-        return read_cached(source, tokens, rule.scale), None
     if isinstance(source, Full) and rule.score == "softmax" and not rule.sums and tokens[3:] == (None, None, None):
         if not source.causal or length == 1:
             return fused(tokens.q, tokens.k, tokens.v, None, rule.scale), None

@@ -7,9 +7,11 @@ from scan_reference import chunked_scan_reference, depthwise_conv_reference, sel
 
 from tokenmix import kernels
 from tokenmix.ops import native_cache, native_conv, native_scan, native_ssd
+from tokenmix.ops.attend import attend
 from tokenmix.ops.chunked_scan import chunked_scan, ssd
 from tokenmix.ops.conv import depthwise_conv
 from tokenmix.ops.selective_scan import selective_scan
+from tokenmix.ops.sources import Full, Span
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason=f"no native kernels: {kernels.status()}")
 # rows, length, channels or heads, and sizes: single numbers, ends of vectors, several chunks, groups and tiles
@@ -202,6 +204,24 @@ def test_cached_keys(sizes):
         expected = weights @ v.repeat_interleave(heads // kv_heads, 1)
         found = native_cache.read_cache(*(x.float() for x in (q, k, v)), *(bounds or (None, None)), 0.3)
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("source", ["full", "span", "one span"])
+def test_attend_reads_caches_with_it(source, monkeypatch):
+    monkeypatch.setattr(native_cache, "_FEWEST", 0)
+    q, k, v = (normal(3, heads, length, 8, seed=heads) for heads, length in ((4, 1), (2, 9), (2, 9)))
+    low, high = torch.tensor([[0], [4], [5]]), torch.tensor([[9], [20], [5]])  # the last row reads nothing
+    given = {"full": Full(), "span": Span(low, high), "one span": Span(low[:1] + 2, high[:1] - 1)}[source]
+    expected = attend(q, k, v, given)
+    calls, right = [], native_cache.read_cache
+    monkeypatch.setattr(native_cache, "read_cache", lambda *a: calls.append(1) or right(*a))
+    found = attend(q.float(), k.float(), v.float(), given)
+    assert calls == [1]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    leaf = q.float().requires_grad_()
+    attend(leaf, k.float(), v.float(), given).sum().backward()  # the kernel takes no gradients
+    assert calls == [1]
+    assert leaf.grad is not None
 
 
 CALLS = {

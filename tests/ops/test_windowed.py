@@ -142,6 +142,19 @@ def test_the_fallback_gives_the_same(monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+def test_transforms_of_torch_func():
+    q, k, v = (x.float() for x in tensors(3, 2, 2, 100))
+    expected = run(attend, (q, k, v), torch.float32, Band(20))
+
+    def total(q, k, v, weight):
+        return (attend(q[None], k[None], v[None], Band(20)) * weight).sum()
+
+    weight = torch.randn(q.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).float()
+    found = torch.func.vmap(torch.func.grad(total, argnums=(0, 1, 2)))(q, k, v, weight)
+    for a, b in zip(found, expected[1:], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_other_numbers_of_keys_are_refused():
     q, k, v = tensors(1, 2, 2, 100)
     with pytest.raises(ValueError, match=r"k: Band expected as many keys as queries \(90\), found 100"):

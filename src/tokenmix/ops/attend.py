@@ -10,7 +10,8 @@ from torch import Tensor
 from tokenmix.ops.blocked import Bias, Tokens, block, call_bias
 from tokenmix.ops.cells import cells_plan, gather, scatter
 from tokenmix.ops.dense import PLAIN, Rule, compute, fused, mix_channels
-from tokenmix.ops.sources import Band, Full, HeadSplit, Slots, Source, Union, check_source
+from tokenmix.ops.native_cache import read_cached, reads_cache
+from tokenmix.ops.sources import Band, Full, HeadSplit, Slots, Source, Span, Union, check_source
 from tokenmix.ops.windowed import serves, windowed
 
 Score = Literal["softmax", "relu2", "relu", "none"]
@@ -100,12 +101,15 @@ def _read(source: Source, tokens: Tokens, rule: Rule) -> tuple[Tensor, Tensor | 
     length = tokens.q.shape[2]
     if isinstance(source, Band) and source.dilation == 1 and source.window >= length == tokens.k.shape[2]:
         source = Full(source.causal)
-    if isinstance(source, Full) and rule.score == "softmax" and not rule.sums and tokens[3:] == (None, None, None):
+    plain = rule.score == "softmax" and not rule.sums
+    if plain and isinstance(source, (Full, Span)) and reads_cache(source, tokens):
+        return read_cached(source, tokens, rule.scale), None
+    if isinstance(source, Full) and plain and tokens[3:] == (None, None, None):
         if not source.causal or length == 1:
             return fused(tokens.q, tokens.k, tokens.v, None, rule.scale), None
         if length == tokens.k.shape[2]:
             return fused(tokens.q, tokens.k, tokens.v, None, rule.scale, is_causal=True), None
-    if isinstance(source, Band) and rule.score == "softmax" and not rule.sums and serves(source, tokens):
+    if isinstance(source, Band) and plain and serves(source, tokens):
         return windowed(source, tokens, rule.scale), None
     blocks, restore = block(source, tokens)
     results = [compute(x, rule) for x in blocks]

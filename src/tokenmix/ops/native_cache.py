@@ -7,14 +7,35 @@ from torch import Tensor
 
 from tokenmix import kernels
 from tokenmix.kernels import native
+from tokenmix.ops.blocked import Tokens
+from tokenmix.ops.sources import Full, Span
+
+_FEWEST = 1 << 17  # numbers of all keys that are worth a call of the kernel where torch's serves as well
 
 
-def reads_cache(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether `read_cache` serves: one float32 query a row on the CPU, values as wide as keys, and no gradients."""
-    if q.shape[2] != 1 or k.shape[3] != v.shape[3] or k.shape[2] == 0 or q.dtype != torch.float32:
+def reads_cache(source: Full | Span, tokens: Tokens) -> bool:
+    """Whether `read_cached` is right for these tokens, and faster: one float32 query a row on the CPU, no gradients."""
+    q, k, v, *rest = tokens
+    if q.shape[2] != 1 or rest != [None, None, None]:
+        return False
+    if q.dtype != torch.float32 or k.shape[3] != v.shape[3] or k.shape[2] == 0 or torch.compiler.is_compiling():
+        return False
+    if isinstance(source, Full) and k.numel() < _FEWEST:
         return False
     grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     return not grad and kernels.serves(q, k, v)
+
+
+def read_cached(source: Full | Span, tokens: Tokens, scale: float) -> Tensor:
+    """(B, H, 1, D): softmax attention of one query over all keys, or over an interval of them."""
+    q, k, v = tokens[:3]
+    if isinstance(source, Full):
+        return read_cache(q, k, v, None, None, scale)
+    batch = q.shape[0]
+    if source.low.shape not in ((batch, 1), (1, 1)):
+        raise ValueError(f"low, high: expected shape (B, Lq)={(batch, 1)} or (1, Lq), found {tuple(source.low.shape)}")
+    low, high = (x.clamp(0, k.shape[2]).expand(batch, 1)[:, 0] for x in (source.low, source.high))
+    return read_cache(q, k, v, low, high, scale)
 
 
 @torch.library.custom_op("tokenmix::read_cache", mutates_args=())

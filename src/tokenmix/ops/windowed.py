@@ -64,8 +64,8 @@ def serves(source: Band, tokens: Tokens) -> bool:
     q = tokens.q
     if not SERVES or q.device.type != "cpu" or q.dtype not in _TYPES or tokens.bias is not None:
         return False
-    if q.shape[2] != tokens.k.shape[2]:  # refused there
-        return False
+    if q.shape[2] != tokens.k.shape[2] or torch._C._are_functorch_transforms_active():
+        return False  # the blocked form says what is wrong, and serves torch.func
     steps = q.shape[2] // source.dilation
     return q.shape[1] * steps * min(source.window, steps) * (q.shape[3] + tokens.v.shape[3]) >= _FEWEST
 

@@ -153,7 +153,8 @@ def test_mixers_describes_one(capsys: pytest.CaptureFixture[str]) -> None:
 def test_env(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["env"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    for word in ("Python", "torch", "transformers", "GPU", "operations on the CPU", "matplotlib", "causal-conv1d", "mamba-ssm"):
+    words = ["Python", "torch", "transformers", "GPU", "matplotlib", "causal-conv1d", "mamba-ssm"]
+    for word in (*words, "operations on the CPU"):
         assert word in printed
 
 

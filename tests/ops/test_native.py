@@ -303,8 +303,8 @@ def test_operators_keep_their_promises():
     torch.library.opcheck(native_ssd._ssd, (x, decay, dt, D, B, C, options["starts"], options["mask"], state, True))
     torch.library.opcheck(native_ssd._ssd, (x, None, None, None, B, C, None, None, None, True))
     conv = leaves(conv_inputs(2, 9, 5, 4), "x", "weight", "bias", "state")
-    torch.library.opcheck(native_conv.native_conv, (*conv, options["starts"], True))
-    torch.library.opcheck(native_conv.native_conv, (*conv[:2], None, None, None, False))
+    torch.library.opcheck(native_conv._conv, (*conv, options["starts"], True))
+    torch.library.opcheck(native_conv._conv, (*conv[:2], None, None, None, False))
     q, k = torch.randn(2, 4, 1, 8), torch.randn(2, 2, 6, 8)
     torch.library.opcheck(native_cache.read_cache, (q, k, k.clone(), None, None, 0.5))
 

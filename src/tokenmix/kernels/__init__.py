@@ -11,7 +11,7 @@ import ctypes
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,14 @@ class Status:
 _lock = threading.Lock()
 _loaded: tuple[ctypes.CDLL | None, Status] | None = None
 _forced: list[str] = []
+try:  # dispatch modes, transforms of torch.func, and jit's tracing; all three are private
+    _WATCHERS: tuple[Callable[[], Any], ...] | None = (
+        torch._C._len_torch_dispatch_stack,
+        torch._C._functorch.peek_interpreter_stack,
+        torch._C._get_tracing_state,
+    )
+except AttributeError:
+    _WATCHERS = None
 
 
 def status() -> Status:
@@ -101,6 +109,23 @@ def serves(*tensors: Tensor | None) -> bool:
     """Whether the kernels are in use for these tensors: all on the CPU, none in float64."""
     given = [tensor for tensor in tensors if tensor is not None]
     return all(t.device.type == "cpu" and t.dtype != torch.float64 for t in given) and available()
+
+
+def direct(tensor: Tensor) -> bool:
+    """Whether a kernel may be called without torch's dispatcher, which costs more than a small kernel.
+
+    That is so without gradients, for a plain tensor, where nothing traces, transforms or watches the calls.
+
+    Example:
+        >>> direct(torch.ones(1)), direct(torch.ones(1, requires_grad=True))
+        (False, False)
+        >>> with torch.no_grad():
+        ...     direct(torch.ones(1))
+        True
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or type(tensor) not in (Tensor, torch.nn.Parameter):
+        return False
+    return _WATCHERS is not None and not any(watcher() for watcher in _WATCHERS)
 
 
 @contextmanager

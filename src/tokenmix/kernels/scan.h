@@ -179,38 +179,44 @@ static int scan_forward(const Scan *s) {
     return failed != 0;
 }
 
-/* One token: `last` is read and written (it holds the state). States in the lanes, since they are contiguous. */
+/* One token: `last` is read and written (it holds the state). Step sizes and gates have channels in the lanes, the state
+ * has its numbers there, since they are contiguous. */
 static int scan_step(const Scan *s) {
-    const int64_t N = s->states, D = s->channels;
+    const int64_t N = s->states, D = s->channels, blocks = (D + W - 1) / W;
 #pragma omp parallel for num_threads((int)s->threads) if (s->threads > 1) schedule(static)
-    for (int64_t task = 0; task < s->rows * ((D + 31) / 32); task++) {
-        const int64_t row = task / ((D + 31) / 32), first = task % ((D + 31) / 32) * 32;
+    for (int64_t task = 0; task < s->rows * blocks; task++) {
+        const int64_t row = task / blocks, first = task % blocks * W, count = D - first < W ? D - first : W;
         const float *B = s->B + row * s->B_row, *C = s->C + row * s->C_row;
-        const int real = !s->mask || s->mask[row], fresh = s->starts && s->starts[row];
-        for (int64_t c = first; c < D && c < first + 32; c++) {
-            if (!real) {
-                s->y[row * D + c] = 0;
-                continue;
-            }
-            float raw = s->dt[row * s->dt_row + c] + (s->dt_bias ? s->dt_bias[c] : 0), x = s->x[row * s->x_row + c];
-            float dt = s->softplus ? log1p_exp(splat(raw))[0] : raw, u = dt * x;
-            float *h = s->last + (row * D + c) * N;
-            const float *A = s->A + c * N;
+        const int fresh = s->starts && s->starts[row];
+        float *y = s->y + row * D + first, dt[W], u[W], sums[W] = {0};
+        if (s->mask && !s->mask[row]) {
+            store_some(y, (vf){}, count);
+            continue;
+        }
+        vf step = load_some(s->dt + row * s->dt_row + first, count), x = load_some(s->x + row * s->x_row + first, count);
+        if (s->dt_bias) step += load_some(s->dt_bias + first, count);
+        if (s->softplus) step = log1p_exp(step);
+        store(dt, step * LOG2E);
+        store(u, step * x);
+        for (int64_t c = 0; c < count; c++) {
+            float *h = s->last + (row * D + first + c) * N;
+            const float *A = s->A + (first + c) * N;
             vf sum = {};
             for (int64_t n = 0; n < N; n += W) {
-                vf decay = power_of_two(load_some(A + n, N - n) * (dt * LOG2E));
-                vf before = fresh ? (vf){} : load_some(h + n, N - n);
-                vf after = before * decay + u * load_some(B + n, N - n);
+                vf before = fresh ? (vf){} : load_some(h + n, N - n) * power_of_two(load_some(A + n, N - n) * dt[c]);
+                vf after = before + u[c] * load_some(B + n, N - n);
                 store_some(h + n, after, N - n);
                 sum += after * load_some(C + n, N - n);
             }
-            float y = total(sum) + (s->D ? s->D[c] * x : 0);
-            if (s->z) {
-                float gate = s->z[row * s->z_row + c];
-                y *= gate * sigmoid(splat(gate))[0];
-            }
-            s->y[row * D + c] = y;
+            sums[c] = total(sum);
         }
+        vf value = load(sums);
+        if (s->D) value += load_some(s->D + first, count) * x;
+        if (s->z) {
+            vf gate = load_some(s->z + row * s->z_row + first, count);
+            value = value * gate * sigmoid(gate);
+        }
+        store_some(y, value, count);
     }
     return 0;
 }

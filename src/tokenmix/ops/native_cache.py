@@ -30,16 +30,15 @@ def read_cached(source: Full | Span, tokens: Tokens, scale: float) -> Tensor:
     """(B, H, 1, D): softmax attention of one query over all keys, or over an interval of them."""
     q, k, v = tokens[:3]
     if isinstance(source, Full):
-        return read_cache(q, k, v, None, None, scale)
+        return (_run if kernels.direct(q) else read_cache)(q, k, v, None, None, scale)
     batch = q.shape[0]
     if source.low.shape not in ((batch, 1), (1, 1)):
         raise ValueError(f"low, high: expected shape (B, Lq)={(batch, 1)} or (1, Lq), found {tuple(source.low.shape)}")
     low, high = (x.clamp(0, k.shape[2]).expand(batch, 1)[:, 0] for x in (source.low, source.high))
-    return read_cache(q, k, v, low, high, scale)
+    return (_run if kernels.direct(q) else read_cache)(q, k, v, low, high, scale)
 
 
-@torch.library.custom_op("tokenmix::read_cache", mutates_args=())
-def read_cache(q: Tensor, k: Tensor, v: Tensor, low: Tensor | None, high: Tensor | None, scale: float) -> Tensor:
+def _run(q: Tensor, k: Tensor, v: Tensor, low: Tensor | None, high: Tensor | None, scale: float) -> Tensor:
     """Softmax attention of one query a head; a query without keys gives 0.
 
     Args:
@@ -65,6 +64,9 @@ def read_cache(q: Tensor, k: Tensor, v: Tensor, low: Tensor | None, high: Tensor
     )
     native.run(kernels.library().tm_read_cache, arguments)
     return y
+
+
+read_cache = torch.library.custom_op("tokenmix::read_cache", _run, mutates_args=())
 
 
 @read_cache.register_fake

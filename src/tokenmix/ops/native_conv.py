@@ -11,17 +11,26 @@ from tokenmix import kernels
 from tokenmix.kernels import native
 
 
-@torch.library.custom_op("tokenmix::native_conv", mutates_args=())
 def native_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, starts: Tensor | None, silu: bool
 ) -> Tensor:
     """See `tokenmix.ops.conv.depthwise_conv`: causal, one filter (C, K) a channel, float32 on the CPU."""
+    y: Tensor = (_run if kernels.direct(x) else _conv)(x, weight, bias, state, starts, silu)
+    return y
+
+
+def _run(
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, starts: Tensor | None, silu: bool
+) -> Tensor:
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     conv, alive = _arguments(x, weight, bias, state, starts, silu)
     conv.y = native.address(y)
     native.run(kernels.library().tm_conv_forward, conv)
     del alive
     return y
+
+
+_conv = torch.library.custom_op("tokenmix::native_conv", _run, mutates_args=())
 
 
 @torch.library.custom_op("tokenmix::native_conv_backward", mutates_args=())
@@ -62,7 +71,7 @@ def _arguments(
     return conv, (x, weight, *rest)
 
 
-@native_conv.register_fake
+@_conv.register_fake
 def _shape(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
@@ -89,4 +98,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad_x, grad_weight, None if bias is None else grad_bias, None if state is None else grad_state, None, None
 
 
-native_conv.register_autograd(_backward, setup_context=_save)
+_conv.register_autograd(_backward, setup_context=_save)

@@ -34,12 +34,12 @@ def native_scan(
     """
     given = (x, dt, A, B, C, D, z, dt_bias, state)
     keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
-    y, last, _ = _scan(x, dt, A, B, C, D, z, dt_bias, state, mask, starts, softplus, keep)
+    call = _run if kernels.direct(x) else _scan
+    y, last, _ = call(x, dt, A, B, C, D, z, dt_bias, state, mask, starts, softplus, keep)
     return y, last
 
 
-@torch.library.custom_op("tokenmix::native_scan", mutates_args=())
-def _scan(
+def _run(
     x: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -73,6 +73,9 @@ def _scan(
     native.run(kernels.library().tm_scan_forward, scan)
     del alive
     return y, last, entries
+
+
+_scan = torch.library.custom_op("tokenmix::native_scan", _run, mutates_args=())
 
 
 @torch.library.custom_op("tokenmix::native_scan_backward", mutates_args=())

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tokenmix.ops import attend as attend_module
 from tokenmix.ops import cells as cells_module
+from tokenmix.ops import windowed as windowed_module
 from tokenmix.ops.attend import attend
 from tokenmix.ops.sources import Band, Cells, Full, HeadSplit, Neighbours, Slots, Span, Union
 
@@ -52,8 +53,11 @@ def flops(source, length, heads=1):
         lambda length: Union([Band(32), Cells(torch.arange(length) % (length // 32))]),
     ],
 )
-def test_blocked_sources_cost_in_proportion_to_length(source):
-    ratio = flops(source, 32768) / flops(source, 8192)  # both long enough for the same path
+@pytest.mark.parametrize("fewest", [0, 1e99])
+def test_blocked_sources_cost_in_proportion_to_length(source, fewest, monkeypatch):
+    monkeypatch.setattr(windowed_module, "_FEWEST", fewest)  # on the flash kernel, or in blocks with their neighbours
+    monkeypatch.setattr(windowed_module, "_FEWEST_OF_ALL", 0)
+    ratio = flops(source, 4096) / flops(source, 1024)
     assert 3.9 < ratio < 4.1
     assert flops(source, 2048) < 0.15 * flops(lambda length: Full(), 2048)
 

@@ -20,23 +20,25 @@ class Piece(NamedTuple):
     fresh: int  # keys of a block, its last ones, that no block before it reads
 
     def queries(self, x: Tensor) -> Tensor:
-        """(h, L, D) -> (number, h, rows, D), a view."""
-        return blocks(x, self.query, self.rows, self.rows, self.number)
+        """(h, group, L, D) -> (number, h, rows, group, D), a view."""
+        head, group, token, feature = x.stride()
+        shape = (self.number, x.shape[0], self.rows, x.shape[1], x.shape[3])
+        return x[:, :, self.query :].as_strided(shape, (self.rows * token, head, token, group, feature))
 
     def read(self, x: Tensor) -> Tensor:
         """(h, L, D) -> (number, h, keys, D), an overlapping view."""
         return blocks(x, self.key, self.keys, self.rows, self.number)
 
-    def add(self, total: Tensor, x: Tensor, first: bool) -> None:
+    def add(self, total: Tensor, x: Tensor) -> None:
         """Add (number, h, keys, D) to what the blocks read of (h, L, D).
 
-        With `first`, keys that no earlier piece read are set instead: `total` may hold anything there.
+        Keys that no earlier piece reads are set instead: `total` may hold anything there.
         """
         high, size = self.keys, self.fresh or self.keys
         while high > 0:  # parts of the blocks that do not overlap
             low = max(high - size, 0)
             part = blocks(total, self.key + low, high - low, self.rows, self.number)
-            if first and high == self.keys and self.fresh:
+            if high == self.keys and self.fresh:
                 part.copy_(x[:, :, low:high])
             else:
                 part.add_(x[:, :, low:high])
@@ -74,52 +76,54 @@ def blocks(x: Tensor, first: int, size: int, step: int, number: int) -> Tensor:
     return x[:, first:].as_strided((number, x.shape[0], size, x.shape[2]), (step * token, head, token, feature))
 
 
-class Hidden:
-    """What is added to the scores of pieces: 0 for keys that are read, -inf for others.
+class Hidden(NamedTuple):
+    """What is added to the scores of pieces: 0 for keys that are read, -inf for others."""
 
-    Args:
-        window, causal: of a band of dilation 1.
-        dtype: of what is added.
-    """
-
-    def __init__(self, window: int, causal: bool, dtype: torch.dtype) -> None:
-        self.window, self.causal, self.dtype = window, causal, dtype
-        self.shared: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
+    window: int
+    causal: bool
+    group: int  # query heads that read the same keys; they lie side by side as rows of scores
+    dtype: torch.dtype  # of what is added
 
     def of(self, piece: Piece, mask: Tensor | None, segments: Tensor | None) -> Tensor | None:
         """What the band, the mask (L,) and the segments (L,) of a row hide.
 
         Returns:
-            (number|1, 1, rows, keys), one for all blocks where no mask and no other segment meets the piece; None if
-            the mask hides all of its keys.
+            (number|1, 1, rows * group, keys), one for all blocks where no mask and no other segment meets the piece;
+            None if the mask hides all of its keys.
         """
-        offset = piece.query - piece.key
-        shared, added = self._shared(offset, piece.rows, piece.keys)
-        seen = shared
+        band = _kept_band if piece.rows * self.group * piece.keys <= 2**15 else _band
+        seen, added = band(self, piece.query - piece.key, piece.rows, piece.keys)
+        differs = False
         reach = slice(piece.key, piece.key + (piece.number - 1) * piece.rows + piece.keys)
         real = None if mask is None else mask[reach]
         if real is not None and not bool(real.any()):
             return None
         if real is not None and not bool(real.all()):
-            seen = seen & _of_keys(real, piece)
+            seen, differs = seen & _of_keys(real, piece), True
         segment = None if segments is None else segments[reach]
         if segment is not None and bool((segment != segment[0]).any()):
-            own = blocks(segment[None, :, None], offset, piece.rows, piece.rows, piece.number)  # (number, 1, rows, 1)
-            seen = seen & (own == _of_keys(segment, piece))
-        return added if seen is shared else _add(seen, self.dtype)
+            # (number, 1, rows, 1)
+            own = blocks(segment[None, :, None], piece.query - piece.key, piece.rows, piece.rows, piece.number)
+            seen, differs = seen & (own == _of_keys(segment, piece)), True
+        return self.added(seen) if differs else added
 
-    def _shared(self, offset: int, rows: int, keys: int) -> tuple[Tensor, Tensor]:
-        if (offset, rows, keys) not in self.shared:
-            distance = torch.arange(offset, offset + rows)[:, None] - torch.arange(keys)
-            seen = (distance < self.window) & (distance >= 0 if self.causal else distance > -self.window)
-            self.shared[offset, rows, keys] = seen[None, None], _add(seen[None, None], self.dtype)
-        return self.shared[offset, rows, keys]
+    def added(self, seen: Tensor) -> Tensor:
+        """(number, 1, rows, keys) bool -> (number, 1, rows * group, keys)."""
+        seen = seen.repeat_interleave(self.group, 2) if self.group > 1 else seen
+        return torch.zeros(seen.shape, dtype=self.dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+
+
+def _band(hidden: Hidden, offset: int, rows: int, keys: int) -> tuple[Tensor, Tensor]:
+    """Which keys a block reads whose first query is `offset` after its first key, and what is added to its scores."""
+    key = torch.arange(keys, device="cpu")
+    distance = torch.arange(offset, offset + rows, device="cpu")[:, None] - key
+    seen = (distance < hidden.window) & (distance >= 0 if hidden.causal else distance > -hidden.window)
+    return seen[None, None], hidden.added(seen[None, None])
+
+
+_kept_band = lru_cache(maxsize=128)(_band)
 
 
 def _of_keys(x: Tensor, piece: Piece) -> Tensor:
     """(L,) -> (number, 1, 1, keys)."""
     return blocks(x[None, :, None], 0, piece.keys, piece.rows, piece.number).transpose(2, 3)
-
-
-def _add(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)

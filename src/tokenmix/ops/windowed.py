@@ -22,9 +22,15 @@ from tokenmix.ops.precision import at_least_float32
 from tokenmix.ops.sources import Band
 
 _TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_FEWEST = 2_000_000  # multiplications of a row that are worth calls of their own
+_FEWEST, _FEWEST_OF_ALL = 2_000_000, 16_000_000  # multiplications worth the calls for a row, and for all rows
 _FORWARD, _BACKWARD = 2**19, 2**19  # numbers that a call may return: they should stay in the cache
 _SIZE = 32  # queries of a block, as measured: smaller blocks meet fewer keys, larger ones compute faster
+_TOKENS = 16  # of a block, or a multiple: numbers of keys that are none are slow
+
+
+def _tokens(size: int, group: int) -> int:
+    """Tokens of a block of `size` queries, of which each token has `group`."""
+    return max(size // group // _TOKENS, 1) * _TOKENS
 
 
 def _size_backward(window: int) -> int:
@@ -67,7 +73,8 @@ def serves(source: Band, tokens: Tokens) -> bool:
     if q.shape[2] != tokens.k.shape[2] or torch._C._are_functorch_transforms_active():
         return False  # the blocked form says what is wrong, and serves torch.func
     steps = q.shape[2] // source.dilation
-    return q.shape[1] * steps * min(source.window, steps) * (q.shape[3] + tokens.v.shape[3]) >= _FEWEST
+    work = q.shape[1] * steps * min(source.window, steps) * (q.shape[3] + tokens.v.shape[3])
+    return work >= _FEWEST and work * source.dilation * q.shape[0] >= _FEWEST_OF_ALL
 
 
 def windowed(source: Band, tokens: Tokens, scale: float) -> Tensor:
@@ -108,20 +115,18 @@ def windowed_attention(
 ) -> tuple[Tensor, Tensor]:
     """(B, H, L, D), and (B, H, L, 1) log-sum-exp of the scores, both laid out with L before H."""
     y, total = _outputs(q)
-    k, v = _features_together(k), _features_together(v)
-    q, group = _features_together(q), q.shape[1] // max(k.shape[1], 1)
-    most = max(_FORWARD // (k.shape[1] * _SIZE * q.shape[3]), 1)
-    for row, place, piece, hidden in _work(q, mask, segments, window, causal, dilation, _SIZE, most):
-        row_k, row_v = piece.read(k[row, :, place]), piece.read(v[row, :, place])
-        for g in range(group):  # the heads that read the same keys, one after another
-            at = (row, slice(g, None, group), place)
-            if hidden is None:
-                piece.queries(y[at]).zero_()
-                piece.queries(total[at]).zero_()
-                continue
-            found, found_total = _flash(piece.queries(q[at]), row_k, row_v, hidden, scale)
-            piece.queries(y[at]).copy_(found)
-            piece.queries(total[at]).copy_(found_total.unsqueeze(-1))
+    q, k, v = (_features_together(x) for x in (q, k, v))
+    size = _tokens(_SIZE, _group(q, k))
+    most = max(_FORWARD // (q.shape[1] * size * q.shape[3]), 1)
+    for piece, at, hidden in _work(q, k, mask, segments, window, causal, dilation, size, most):
+        here_q, here_y, here_total = (piece.queries(_heads(x[at], k)) for x in (q, y, total))
+        if hidden is None:
+            here_y.zero_()
+            here_total.zero_()
+            continue
+        found, found_total = _flash(here_q.flatten(2, 3), piece.read(k[at]), piece.read(v[at]), hidden, scale)
+        here_y.copy_(found.view(here_y.shape))
+        here_total.copy_(found_total.reshape(here_total.shape))
     return y, total
 
 
@@ -147,22 +152,21 @@ def windowed_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v; the keys' are summed in float32 or better."""
     q, k, v = (_features_together(x) for x in (q, k, v))
-    (_, grad_k, grad_v), grad_q = (_like(x, total.dtype) for x in (q, k, v)), _like(q)
-    group, size = q.shape[1] // max(k.shape[1], 1), _size_backward(window)
+    grad_q, grad_k, grad_v = _like(q), _like(k, total.dtype), _like(v, total.dtype)
+    size = _tokens(_size_backward(window), _group(q, k))
     most = max(_BACKWARD // (2 * k.shape[1] * (window + size) * q.shape[3]), 1)
-    for row, place, piece, hidden in _work(q, mask, segments, window, causal, dilation, size, most):
-        row_k, row_v = piece.read(k[row, :, place]), piece.read(v[row, :, place])
-        for g in range(group):
-            at = (row, slice(g, None, group), place)
-            row_q, row_grad = piece.queries(q[at]), _features_together(piece.queries(grad[at]))
-            if hidden is None:
-                found = torch.zeros_like(row_q), torch.zeros_like(row_k), torch.zeros_like(row_v)
-            else:
-                row_y, row_total = piece.queries(y[at]), piece.queries(total[at]).squeeze(-1)
-                found = _flash_backward(row_grad, row_q, row_k, row_v, row_y, row_total, hidden, scale)
-            piece.queries(grad_q[at]).copy_(found[0])
-            piece.add(grad_k[row, :, place], found[1], first=g == 0)
-            piece.add(grad_v[row, :, place], found[2], first=g == 0)
+    for piece, at, hidden in _work(q, k, mask, segments, window, causal, dilation, size, most):
+        here = [piece.queries(_heads(x[at], k)).flatten(2, 3) for x in (grad, q, y, total)]  # (number, h, rows, D)
+        row_k, row_v = piece.read(k[at]), piece.read(v[at])
+        if hidden is None:
+            found = torch.zeros_like(here[1]), torch.zeros_like(row_k), torch.zeros_like(row_v)
+        else:
+            here_grad, here_total = _features_together(here[0]), here[3].squeeze(-1)
+            found = _flash_backward(here_grad, here[1], row_k, row_v, here[2], here_total, hidden, scale)
+        here_q = piece.queries(_heads(grad_q[at], k))
+        here_q.copy_(found[0].reshape(here_q.shape))
+        piece.add(grad_k[at], found[1])
+        piece.add(grad_v[at], found[2])
     return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype)
 
 
@@ -197,6 +201,7 @@ windowed_attention.register_autograd(_differentiate, setup_context=_keep)
 
 def _work(
     q: Tensor,
+    k: Tensor,
     mask: Tensor | None,
     segments: Tensor | None,
     window: int,
@@ -204,15 +209,25 @@ def _work(
     dilation: int,
     size: int,
     most: int,
-) -> Iterator[tuple[int, slice, Piece, Tensor | None]]:
-    """The pieces of every row and residue class, and what is added to their scores."""
-    hides = Hidden(window, causal, at_least_float32(q[:0]).dtype)
+) -> Iterator[tuple[Piece, tuple[int, slice, slice], Tensor | None]]:
+    """The pieces of every row and residue class, where these lie, and what is added to their scores."""
+    hides = Hidden(window, causal, _group(q, k), at_least_float32(q[:0]).dtype)
     for row in range(q.shape[0]):
         for first in range(dilation):
             place = slice(first, None, dilation)
             row_mask, row_segments = (None if x is None else x[row, place] for x in (mask, segments))
             for piece in cut(len(range(first, q.shape[2], dilation)), window, causal, size, most):
-                yield row, place, piece, hides.of(piece, row_mask, row_segments)
+                yield piece, (row, slice(None), place), hides.of(piece, row_mask, row_segments)
+
+
+def _group(q: Tensor, k: Tensor) -> int:
+    """Query heads that read the same keys."""
+    return q.shape[1] // max(k.shape[1], 1)
+
+
+def _heads(x: Tensor, k: Tensor) -> Tensor:
+    """(H, L, D) -> (Hkv, group, L, D)."""
+    return x.unflatten(0, (k.shape[1], -1))
 
 
 def _features_together(x: Tensor) -> Tensor:
@@ -231,15 +246,15 @@ def _outputs(q: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @register_flop_formula(torch.ops.tokenmix.windowed_attention)
-def _flops(q: tuple[int, ...], *options: Any, **_: Any) -> int:
-    window, causal, dilation = options[4:7]
-    return 2 * _products(q, window, causal, dilation, _SIZE)
+def _flops(q: tuple[int, ...], k: tuple[int, ...], *options: Any, **_: Any) -> int:
+    window, causal, dilation = options[3:6]
+    return 2 * _products(q, window, causal, dilation, _tokens(_SIZE, q[1] // k[1]))
 
 
 @register_flop_formula(torch.ops.tokenmix.windowed_attention_backward)
-def _flops_backward(_grad: tuple[int, ...], q: tuple[int, ...], *options: Any, **_: Any) -> int:
-    window, causal, dilation = options[6:9]
-    return 5 * _products(q, window, causal, dilation, _size_backward(window))
+def _flops_backward(_grad: tuple[int, ...], q: tuple[int, ...], k: tuple[int, ...], *options: Any, **_: Any) -> int:
+    window, causal, dilation = options[5:8]
+    return 5 * _products(q, window, causal, dilation, _tokens(_size_backward(window), q[1] // k[1]))
 
 
 def _products(q: tuple[int, ...], window: int, causal: bool, dilation: int, size: int) -> int:

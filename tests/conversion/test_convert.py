@@ -51,7 +51,7 @@ def test_the_command_converts_any_decoder(family: str, tmp_path: Path, capsys: A
     assert main([*command, "--output", str(tmp_path / "out"), *SMALL]) == 0  # only prints
     assert f"{report.points[-1].perplexity:.3f}" in capsys.readouterr().out
     assert main([*command, "--output", str(tmp_path / "out"), *SMALL, "--seed", "5"]) == 2
-    assert "holds a run with" in capsys.readouterr().err
+    assert "holds a run with hidden.seed=0, found hidden.seed=5" in capsys.readouterr().err
 
 
 def test_the_numbers_of_a_report(tmp_path: Path) -> None:
@@ -171,3 +171,19 @@ def test_models_that_cannot_be_converted(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="model: expected a transformers PreTrainedModel, found str"):
         convert("model", tokenizer, corpus, {"0": "gam"}, config)  # type: ignore[arg-type]  # the mistake
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("./tinny", ["--to", "mamba2"], "MODEL: expected a folder or a name on the hub, found no folder ./tinny"),
+        ("./tinny", ["--to", "mambo2"], "mixer: unknown name 'mambo2'; did you mean 'mamba2'"),
+        ("./tinny", ["--layers", '{"0": {"mixer": "gma"}}'], "mixer: unknown name 'gma'; did you mean 'gam'"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_loaded(
+    model: str, options: list[str], message: str, tmp_path: Path, capsys: Any
+) -> None:
+    text = write_text(tmp_path)
+    assert main(["convert", model, "--text", str(text), *options, "--output", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """What is refused, before anything has changed."""
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ MISTAKES: list[tuple[Any, str]] = [
     (["gam"], "layers: expected a mapping such as"),
     ({1.5: "gam"}, r"layers: expected keys such as .* found 1.5"),
     ({True: "gam"}, r"layers: expected keys such as .* found True"),
+    ({"0": None}, "layers: expected a mixer's name or its description for layer 0, found None"),
     ({"0": "gma"}, "mixer: unknown name 'gma'; did you mean 'gam'"),
     ({"0": {"slots": 4}}, "layers: expected a key 'mixer' with the mixer's name, found keys \\['slots'\\]"),
     ({"0": {"mixer": "gam", "slot": 4}}, "slot: not an argument of mixer 'gam'; did you mean 'slots'"),
@@ -174,3 +176,20 @@ def test_masks_that_cannot_be_read() -> None:
         adapter(x, attention_mask=torch.ones(1, 1, 2, 3))
     with pytest.raises(ValueError, match=r"encoder_hidden_states: .* found cross-attention"):
         adapter(x, encoder_hidden_states=x)
+
+
+def test_an_encoder_that_becomes_one_way_is_told_of() -> None:
+    with pytest.warns(UserWarning, match="layers: 0, 1, 2 read both sides before, and only earlier tokens now"):
+        swap_mixers(build("bert"), {"all": "mamba2"})
+
+
+def test_options_that_fit_nothing_are_told_of() -> None:
+    """Five heads do not take the weights of four; with init="random" nothing was to be taken."""
+    wide = {"mixer": "attention", "heads": 5, "head_dim": 8, "kv_heads": 5}
+    with pytest.warns(
+        UserWarning, match="layers: no weights of the attention fit the options of 1, whose mixers start"
+    ):
+        swap_mixers(build("llama"), {"0": "attention", "1": wide, "2": "gam"})  # GAM has no place for any
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        swap_mixers(build("llama"), {"1": wide}, init="random")

@@ -64,6 +64,15 @@ def test_claim_with_another_config(tmp_path: Path) -> None:
     assert (tmp_path / "config.yaml").read_text() == "training:\n  steps: 3\n  seed: 0\n"
 
 
+def test_claim_names_the_setting_of_json(tmp_path: Path) -> None:
+    claim_folder(tmp_path, '{"stage": {"steps": 3}, "seed": 0}', "run.json")
+    claim_folder(tmp_path, '{"seed": 0, "stage": {"steps": 3}}', "run.json")  # order says nothing
+    with pytest.raises(ValueError, match=r"output: .* holds a run with stage.steps=3, found stage.steps=4; choose"):
+        claim_folder(tmp_path, '{"stage": {"steps": 4}, "seed": 0}', "run.json")
+    with pytest.raises(ValueError, match=r"holds a run with more=nothing, found more=1"):
+        claim_folder(tmp_path, '{"stage": {"steps": 3}, "seed": 0, "more": 1}', "run.json")
+
+
 def test_write_text_makes_folders_and_replaces(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b.txt"
     write_text(path, "é 1")

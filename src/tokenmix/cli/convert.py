@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenmix.cli.errors import UsageError, json_object
@@ -28,7 +29,11 @@ def add_parser(commands: Any) -> None:
     add("--keep-every", type=int, metavar="N", help="keep the attention of the last of every N layers")
     add("--layers", metavar="JSON", help="""instead of --to: '{"0-2": {"mixer": "mamba2"}}'""")
     add("--output", required=True, metavar="DIR", help="folder of this conversion; the same command resumes it")
-    add("--tokenizer", metavar="NAME", help="folder or name of the tokenizer, or `bytes` (default: MODEL's)")
+    add(
+        "--tokenizer",
+        metavar="NAME",
+        help="folder or name (default: MODEL's), or `bytes`, which are 259 tokens",
+    )
     add("--init", choices=("attention", "random"), default="attention", help="what mixers start from")
     add("--control", action="store_true", help="also fine-tune the original, for comparison")
     add("--bf16", action="store_true", help="train in bfloat16 autocast")
@@ -59,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{error}; pip install 'tokenmix[recipes]'") from error
     try:
         corpus = _text(arguments.text, arguments.eval)
+        _check_layers(arguments)
         model, tokenizer = _load(arguments.model, arguments.tokenizer)
         layers = _layers(arguments, model.config.get_text_config().num_hidden_layers)
         report = convert(model, tokenizer, corpus, layers, _config(arguments, model))
@@ -92,6 +98,8 @@ def _load(name: str, tokenizer_name: str | None) -> tuple[Any, Any]:
     import tokenmix.hf  # noqa: F401  # for models that are swapped already: they are refused by what they are
     from tokenmix.data import byte_tokenizer
 
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise UsageError(f"MODEL: expected a folder or a name on the hub, found no folder {name}")
     try:
         if tokenizer_name == "bytes":
             tokenizer: Any = byte_tokenizer()
@@ -108,6 +116,18 @@ def _load(name: str, tokenizer_name: str | None) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         raise UsageError(f"MODEL: {name} could not be loaded as a causal language model: {_short(error)}") from error
     return model, tokenizer
+
+
+def _check_layers(arguments: argparse.Namespace) -> None:
+    """Refuse a mixer that is not there before anything is loaded."""
+    import tokenmix
+    from tokenmix.mixer import get_mixer
+
+    specs = json_object("--layers", arguments.layers).values() if arguments.layers is not None else [arguments.to]
+    for spec in specs:
+        name = spec.get("mixer") if isinstance(spec, dict) else spec
+        if isinstance(name, str) and tokenmix.list_mixers():  # importing tokenmix registers them
+            get_mixer(name)
 
 
 def _short(error: Exception) -> str:

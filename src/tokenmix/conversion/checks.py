@@ -60,7 +60,7 @@ def check_model(model: object, tokenizer: PreTrainedTokenizerBase, config: Conve
     if len(tokenizer) > text.vocab_size:
         raise ValueError(
             f"tokenizer: expected at most the {text.vocab_size:,} tokens that the model knows, found "
-            f"{len(tokenizer):,}; it is another model's"
+            f"{len(tokenizer):,}; take the model's own tokenizer (bytes are 259 tokens)"
         )
     places = getattr(text, "max_position_embeddings", None)
     lengths = {f"{name}.context": stage.context for name, stage in config.stages.items()}

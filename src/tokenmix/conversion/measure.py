@@ -35,14 +35,16 @@ def score(model: PreTrainedModel, held_out: HeldOut, batch_size: int) -> Score:
 
 
 def gap_closed(swap: float, stage: float, original: float) -> float | None:
-    """The share of what the swap lost that was won back; None where it lost nothing.
+    """The share of what the swap lost that was won back; None where that was less than 1 %, too little for shares.
 
     Example:
         >>> gap_closed(swap=10.0, stage=4.0, original=2.0)
         0.75
+        >>> gap_closed(swap=2.001, stage=1.9, original=2.0) is None
+        True
     """
     gap = swap - original
-    if not math.isfinite(gap) or gap <= 1e-9 * abs(original):
+    if not math.isfinite(gap) or gap <= 0.01 * abs(original):
         return None
     return (swap - stage) / gap
 

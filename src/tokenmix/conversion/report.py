@@ -32,7 +32,7 @@ class Point:
     Args:
         name: "original", "swap", "hidden", "logits", "finetune" or "control".
         perplexity: a token. nats: its logarithm. bits_per_byte: of the text.
-        closed_perplexity: (swap - here) / (swap - original) in perplexity; None where the swap lost nothing.
+        closed_perplexity: (swap - here) / (swap - original) in perplexity; None where the swap lost less than 1 %.
         closed_nats: the same in nats, where what is left counts for more.
         steps: updates of this stage. seconds: of its training.
         history: the Trainer's log of this stage, a dict a line.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -42,7 +43,7 @@ def swap_mixers(
             "all"; in a model with an encoder and a decoder for "encoder.2", "decoder.4-7", "encoder.all".
         init: "attention" carries q, k, v and o over where the mixer has a place for them (exactly for `attention`,
             and for `ls_attention` and `sliding_window` as far as a window reaches); "random" draws the mixer as its
-            paper does. `carried_weights` tells what was carried.
+            paper does. `carried_weights` tells what was carried; a warning says where nothing fitted.
 
     Returns:
         The same model, changed in place; its class and its config's class are now those of swapped models.
@@ -69,9 +70,13 @@ def swap_mixers(
     if taken:
         raise ValueError(f"layers: {', '.join(taken)} swapped already; swap a model as it was loaded")
     made: dict[str, tuple[MixerAttention, dict[str, Any]]] = {}
+    one_way: list[str] = []
     for key, spec in wanted.items():  # all of them, before the first is put in its place
         stack, index = split_key(key)
-        made[key] = _make(model, family, stacks[stack][index], index, spec, init)
+        adapter, whole, causal = _make(model, family, stacks[stack][index], index, spec, init)
+        made[key] = adapter, whole
+        if adapter.mixer.is_causal and not causal:
+            one_way.append(key)
     config: Any = copy.deepcopy(model.config)
     if not isinstance(config, SwappedConfig):
         config.__class__ = swapped_config_class(type(config))
@@ -84,6 +89,7 @@ def swap_mixers(
         stack, index = split_key(key)
         _put(stacks[stack][index], family, adapter)
     _change_classes(model)
+    _warn(made, one_way, init)
     # weights are saved under the names that they have now, also where a family's own checkpoints have others
     model._weight_conversions = []  # type: ignore[assignment]
     return model
@@ -191,8 +197,10 @@ def _make(
     index: int,
     spec: str | Mapping[str, Any],
     init: str,
-) -> tuple[MixerAttention, dict[str, Any]]:
-    """The mixer for one layer, and its whole description."""
+) -> tuple[MixerAttention, dict[str, Any], bool]:
+    """The mixer for one layer, its whole description, and whether the attention in its place was causal."""
+    if not isinstance(spec, (str, Mapping)):
+        raise TypeError(f"layers: expected a mixer's name or its description for layer {index}, found {spec!r}")
     weights = read_attention(model, family, layer)
     given = {"mixer": spec} if isinstance(spec, str) else dict(spec)
     if "mixer" not in given:
@@ -209,7 +217,29 @@ def _make(
         )
     adapter = MixerAttention(_in_type(mixer, weights.q.dtype), index).train(model.training)
     adapter.carried = mixer.take_attention(weights) if init == "attention" else ()
-    return adapter, whole
+    return adapter, whole, weights.shape.causal
+
+
+def _warn(made: Mapping[str, tuple[MixerAttention, Any]], one_way: Sequence[str], init: str) -> None:
+    """Say what a user may not have meant."""
+    if one_way:
+        warnings.warn(
+            f"layers: {', '.join(one_way)} read both sides before, and only earlier tokens now, since their mixers are "
+            "causal",
+            stacklevel=3,
+        )
+    takes = {key for key, (adapter, _) in made.items() if _takes_attention(adapter.mixer)}
+    empty = [key for key in made if key in takes and not made[key][0].carried]
+    if init == "attention" and empty:
+        warnings.warn(
+            f"layers: no weights of the attention fit the options of {', '.join(empty)}, whose mixers start as drawn; "
+            "leave out options (heads, head_dim, expand, ...) to have them fit, or say init='random'",
+            stacklevel=3,
+        )
+
+
+def _takes_attention(mixer: TokenMixer) -> bool:
+    return type(mixer).take_attention is not TokenMixer.take_attention
 
 
 def _in_type(mixer: TokenMixer, dtype: torch.dtype) -> TokenMixer:

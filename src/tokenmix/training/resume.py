@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 
 def last_complete_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
@@ -46,12 +47,32 @@ def claim_folder(folder: str | os.PathLike[str], config: str, name: str = "confi
     if not path.exists():
         write_text(path, config)
         return
-    before, now = path.read_text(encoding="utf-8").splitlines(), config.splitlines()
-    for there, here in zip(before, now, strict=False):
-        if there != here:
-            raise ValueError(f"output: {folder} holds a run with {there.strip()!r}, found {here.strip()!r}; {_ADVICE}")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        there, here = (_settings(json.loads(x)) for x in (text, config))
+        for key in (*here, *there):
+            old, new = (repr(x[key]) if key in x else "nothing" for x in (there, here))
+            if old != new:
+                raise ValueError(f"output: {folder} holds a run with {key}={old}, found {key}={new}; {_ADVICE}")
+        return
+    before, now = text.splitlines(), config.splitlines()
+    for old, new in zip(before, now, strict=False):
+        if old != new:
+            raise ValueError(f"output: {folder} holds a run with {old.strip()!r}, found {new.strip()!r}; {_ADVICE}")
     if len(before) != len(now):
         raise ValueError(f"output: {folder} holds a run with other settings; {_ADVICE}")
+
+
+def _settings(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested settings, under their whole names.
+
+    Example:
+        >>> _settings({"a": {"b": 1}, "c": 2})
+        {'a.b': 1, 'c': 2}
+    """
+    if not isinstance(tree, dict):
+        return {prefix.removesuffix("."): tree}
+    return {name: leaf for key, value in tree.items() for name, leaf in _settings(value, f"{prefix}{key}.").items()}
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM := false
 # waiting threads sleep: on a machine with other work, spinning makes two threads up to eight times slower
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo small bench test test-slow test-hf test-oldest lint format clean
+.PHONY: demo small bench test test-torch test-slow test-hf test-oldest lint format clean
 
 demo: $(READY)  ## five mixers on Python's own source text, about a minute after the install
 	$(RUN)/python recipes/language_modeling/train.py --config recipes/language_modeling/configs/smoke.yaml
@@ -17,6 +17,10 @@ small: $(READY)  ## the printed result: under 20 minutes on two cores
 
 test: lint  ## ruff, mypy (strict) and the test suite
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist worksteal
+
+test-torch: $(READY)  ## operations, mixers, models and laws without the native kernels: what serves where no compiler is
+	TOKENMIX_KERNELS=torch OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist worksteal \
+		tests/ops tests/mixers tests/models tests/test_laws.py tests/test_blocks.py tests/test_state.py
 
 test-slow: $(READY)  ## proofs that take minutes
 	$(RUN)/python -m pytest -m slow

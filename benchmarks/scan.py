@@ -68,7 +68,7 @@ def layer_pair(length: int, width: int = 256, rows: int = 1) -> Pair:
     torch.manual_seed(0)
     theirs = MambaMixer(MambaConfig(hidden_size=width, use_mambapy=True), 0)
     mixer = Mamba(width)
-    mixer.load_state_dict(theirs.state_dict())
+    theirs.load_state_dict(mixer.state_dict())  # theirs is drawn by a whole model only
     return _module_pair(mixer, theirs, torch.randn(rows, length, width), lambda model, x: model(x))
 
 
@@ -80,7 +80,7 @@ def block_pair(length: int, width: int = 512, tokens: int = 2048) -> Pair:
     torch.manual_seed(0)
     theirs = MambaBlock(MambaConfig(hidden_size=width, use_mambapy=True), 0)
     block = MixerBlock(Mamba(width), feed_forward=None)
-    block.mixer.load_state_dict(theirs.mixer.state_dict())
+    theirs.mixer.load_state_dict(block.mixer.state_dict())
     return _module_pair(block, theirs, torch.randn(tokens // length, length, width), lambda model, x: model(x))
 
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 
+from tokenmix.layout_checks import INTEGER, PER_TOKEN, check_layout
+
 T = TypeVar("T")
-_INTEGER = (torch.int64, torch.int32, torch.int16, torch.uint8)
-_PER_TOKEN = ("mask", "segments", "positions", "coords", "normals", "modality")
 
 
 class Aligned(NamedTuple):
@@ -138,7 +138,7 @@ class Layout:
         """
         if not isinstance(cu_seqlens, Tensor):
             raise TypeError(f"cu_seqlens: expected a tensor, found {type(cu_seqlens).__name__}")
-        if cu_seqlens.dim() != 1 or cu_seqlens.numel() < 2 or cu_seqlens.dtype not in _INTEGER:
+        if cu_seqlens.dim() != 1 or cu_seqlens.numel() < 2 or cu_seqlens.dtype not in INTEGER:
             raise ValueError(
                 "cu_seqlens: expected 1-D integers, at least [0, L], "
                 f"found shape {tuple(cu_seqlens.shape)} of {cu_seqlens.dtype}"
@@ -189,7 +189,7 @@ class Layout:
         Raises:
             ValueError: wrong shape, value or device. TypeError: wrong type.
         """
-        self.remember(("valid", batch, length, device), None, lambda: self._validate(batch, length, device))
+        self.remember(("valid", batch, length, device), None, lambda: check_layout(self, batch, length, device))
 
     def remember(self, key: tuple[object, ...], of: object, make: Callable[[], T]) -> T:
         """What `make()` gives, computed once for all layers that read this layout.
@@ -214,26 +214,6 @@ class Layout:
         if found is None or found[0] is not of:
             found = self._memory[key] = (of, make())
         return cast(T, found[1])
-
-    def _validate(self, batch: int, length: int, device: torch.device | None) -> None:
-        tokens = f"({batch}, {length})"
-        for name in _PER_TOKEN:
-            value = getattr(self, name)
-            if value is None:
-                continue
-            _check_tensor(name, value, device)
-            extra = {"coords": 1, "normals": 1}.get(name, 0)
-            wanted = {"coords": f"({batch}, {length}, k)", "normals": f"({batch}, {length}, 3)"}.get(name, tokens)
-            fits = value.dim() == 2 + extra and tuple(value.shape[:2]) == (batch, length)
-            if not fits or (name == "normals" and value.shape[2] != 3):
-                raise ValueError(f"Layout.{name}: expected shape {wanted}, found {tuple(value.shape)}")
-        _check_dtypes(self)
-        if self.grid is not None:
-            _check_grid(self.grid, length)
-        if self.edges is not None:
-            _check_edges(self.edges, self.edge_attr, batch * length, device)
-        elif self.edge_attr is not None:
-            raise ValueError("Layout.edge_attr: expected together with edges, found edges=None")
 
     def aligned(self, *, streamed: bool = False) -> Aligned:
         """Bring each row's real tokens to its front, documents one after the other, order kept.
@@ -269,7 +249,7 @@ class Layout:
             order: (B, L) int64; new token i of row b is old token `order[b, i]`. The grid is dropped.
         """
         changes: dict[str, Any] = {}
-        for name in _PER_TOKEN:
+        for name in PER_TOKEN:
             value = getattr(self, name)
             if value is not None:
                 changes[name] = take_tokens(value, order)
@@ -305,54 +285,3 @@ def take_tokens(values: Tensor, order: Tensor) -> Tensor:
 def put_tokens(values: Tensor, order: Tensor) -> Tensor:
     """Undo `take_tokens`: put (B, L, ...) values back to where `order` took them from."""
     return take_tokens(values, order.argsort(dim=1))
-
-
-def _check_tensor(name: str, value: Any, device: torch.device | None) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"Layout.{name}: expected a tensor, found {type(value).__name__}")
-    if device is not None and value.device != device:
-        raise ValueError(f"Layout.{name}: expected device {device} (that of the tokens), found {value.device}")
-
-
-def _check_dtypes(layout: Layout) -> None:
-    for name in _PER_TOKEN:
-        value = getattr(layout, name)
-        if value is None:
-            continue
-        if name == "mask":
-            fits, wanted = value.dtype == torch.bool, "bool (see Layout.from_padding_mask for a 0/1 mask)"
-        elif name in ("coords", "normals"):
-            fits, wanted = value.is_floating_point(), "floats"
-        else:
-            fits, wanted = value.dtype in _INTEGER, "integers"
-        if not fits:
-            raise TypeError(f"Layout.{name}: expected {wanted}, found {value.dtype}")
-
-
-def _check_grid(grid: tuple[int, ...], length: int) -> None:
-    axes = tuple(grid) if isinstance(grid, (tuple, list)) else ()
-    if not 1 <= len(axes) <= 3 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in axes):
-        raise ValueError(f"Layout.grid: expected 1 to 3 positive integers, found {grid}")
-    cells = 1
-    for n in axes:
-        cells *= n
-    if cells != length:
-        raise ValueError(f"Layout.grid: expected axes whose product is {length} tokens, found {axes} ({cells})")
-
-
-def _check_edges(edges: Tensor, edge_attr: Tensor | None, tokens: int, device: torch.device | None) -> None:
-    _check_tensor("edges", edges, device)
-    if edges.dim() != 2 or edges.shape[0] != 2:
-        raise ValueError(f"Layout.edges: expected shape (2, E), found {tuple(edges.shape)}")
-    if edges.dtype not in _INTEGER:
-        raise TypeError(f"Layout.edges: expected integers, found {edges.dtype}")
-    if edges.numel() and (int(edges.min()) < 0 or int(edges.max()) >= tokens):
-        raise ValueError(
-            f"Layout.edges: expected indices from 0 to {tokens - 1}, found {int(edges.min())} to {int(edges.max())}"
-        )
-    if edge_attr is not None:
-        _check_tensor("edge_attr", edge_attr, device)
-        if not edge_attr.is_floating_point():
-            raise TypeError(f"Layout.edge_attr: expected floats, found {edge_attr.dtype}")
-        if edge_attr.dim() != 2 or edge_attr.shape[0] != edges.shape[1]:
-            raise ValueError(f"Layout.edge_attr: expected shape ({edges.shape[1]}, k), found {tuple(edge_attr.shape)}")

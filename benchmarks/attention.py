@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.modules import module_pair
 from benchmarks.rows import Pair, Row, function_pair, lower
 from tokenmix.blocks import MixerBlock
 from tokenmix.mixers.attention import LSAttention
@@ -89,25 +91,10 @@ class TransformerBlock(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm(x))))
 
 
-def module_pair(mine: nn.Module, theirs: nn.Module, x: Tensor, train: bool) -> Pair:
-    """Layers of (almost) equal size that compute different things."""
-
-    def run(model: nn.Module) -> None:
-        if train:
-            model.zero_grad()
-            model(x).square().mean().backward()
-        else:
-            with torch.no_grad():
-                model(x)
-
-    sizes = [sum(p.numel() for p in model.parameters()) / 1e6 for model in (mine, theirs)]
-    return Pair(lambda: run(mine), lambda: run(theirs), notes="{:.2f} M parameters against {:.2f} M".format(*sizes))
-
-
 def layer_pair(length: int, long_heads: int = 2, train: bool = False) -> Pair:
     torch.manual_seed(0)
     mine = LSAttention(512, heads=8, long_heads=long_heads, window=64)
-    return module_pair(mine, MultiHead(512, 8), torch.randn(1, length, 512), train)
+    return module_pair(mine, MultiHead(512, 8), torch.randn(1, length, 512), train=train)
 
 
 def gam_pair(length: int) -> Pair:
@@ -115,10 +102,16 @@ def gam_pair(length: int) -> Pair:
     torch.manual_seed(0)
     mine = MixerBlock(GAM(512, slots=512), feed_forward="gelu")
     x = torch.randn(max(1, 2048 // length), length, 512)
-    return module_pair(mine, TransformerBlock(512, 8), x, train=True)
+    return module_pair(mine, TransformerBlock(512, 8), x)
 
 
 BAND, LOCAL = "SDPA with a band mask", "local-attention"
+
+
+def band_flops(length: int, window: int, heads: int, products: int) -> float:
+    """Of so many matrix products over the band alone: 2 forward (q k and w v), and 5 more backward."""
+    pairs = length * window - window * (window - 1) / 2
+    return products * 2.0 * heads * WIDTH * pairs
 
 
 def window_rows(window: int, length: int, heads: int, aims: dict[str, tuple[float | None, float | None]]) -> list[Row]:
@@ -132,9 +125,10 @@ def window_rows(window: int, length: int, heads: int, aims: dict[str, tuple[floa
             text = f"windowed attention, w {window}, {what}"
             few = 3 if length > 8192 and peer == "sdpa" else 5
             lengths = (256, 512, 1024, 2048, 4096, 8192) if (window, peer) == (256, "sdpa") else ()
-            rows.append(
-                Row(f"window/{kind}/{window}", text, name, build, length, target, None, needs, few, lengths=lengths)
-            )
+            row = Row(f"window/{kind}/{window}", text, name, build, length, target, None, needs, few, lengths=lengths)
+            if (window, peer) == (256, "sdpa"):  # the stretch: 60 % of the rate of matrix products
+                row = replace(row, flops=partial(band_flops, window=window, heads=heads, products=7 if train else 2))
+            rows.append(row)
     return rows
 
 

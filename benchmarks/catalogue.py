@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from benchmarks import attention, decoding, scan, ssd
 from benchmarks.rows import Row
 
@@ -31,3 +33,13 @@ def select(names: list[str]) -> list[Row]:
             known = ", ".join(sorted({row.name for row in ROWS}))
             raise ValueError(f"names: no row begins with {name!r}; known: {known}")
     return [row for row in ROWS if not names or any(row.name.startswith(name) for name in names)]
+
+
+def at_lengths(rows: list[Row], lengths: list[int] | None) -> list[Row]:
+    """The rows at other lengths, once each, for which there are no targets; as they are, without lengths."""
+    if lengths is None:
+        return rows
+    different = {(row.name, row.peer): row for row in rows}.values()
+    return [
+        replace(row, length=length, target=None, stretch=None, lengths=()) for row in different for length in lengths
+    ]

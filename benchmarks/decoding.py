@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -64,47 +65,55 @@ def models(layers: int = LAYERS) -> tuple[MixerForCausalLM, torch.nn.Module]:
 
 def pair(length: int, rows: int, steps: int = 8, pack: bool = False) -> Pair:
     """`steps` new tokens of each row, after a context of `length` tokens that was read before and is not timed."""
-    from transformers import DynamicCache
-
     ours, theirs = models()
     ids = torch.randint(1, VOCABULARY, (1, length + 1), generator=torch.Generator().manual_seed(0))
-    last = ids[:, -1:].expand(rows, -1).contiguous()
+    last = ids[:, -1:].expand(rows, -1)
     with torch.inference_mode():  # one row is read, and then repeated
         state = ours.stack.init_state(1)
         ours.stack(ours.model.embed_tokens(ids[:, :-1]), state=state)
         state.reorder(torch.zeros(rows, dtype=torch.int64))
         read = theirs(ids[:, :-1], use_cache=True)
-        cache = getattr(read, "cache", None) or read.past_key_values
-        kept = [(layer.keys[:1].clone(), layer.values[:1].clone()) for layer in cache.layers]
-        kept = [(k.expand(rows, -1, -1, -1).contiguous(), v.expand(rows, -1, -1, -1).contiguous()) for k, v in kept]
     name = "cache" if hasattr(read, "cache") else "past_key_values"
-    mask = torch.ones(rows, length + 1, dtype=torch.int64)
+    cache = getattr(read, name)
+    cache.batch_repeat_interleave(rows)
+    prompt = ids.expand(rows, -1).contiguous()
 
     def mine() -> Tensor:
         state.crop(length)
         return generate(ours, last, max_new_tokens=steps, state=state, pack_weights=pack)
 
     def llama() -> Tensor:
-        cache = DynamicCache()
-        for index, (k, v) in enumerate(kept):
-            cache.update(k, v, index)
-        whole = ids[:, :-1].expand(rows, -1)
-        prompt = torch.cat([whole, last], 1)
+        cache.crop(min(0, length - cache.get_seq_length()))  # views: what was read before is not copied here
         with torch.inference_mode():
-            return theirs.generate(
-                prompt, attention_mask=mask, max_new_tokens=steps, do_sample=False, pad_token_id=0, **{name: cache}
-            )[:, length:]
-
-    def errors() -> dict[str, float]:
-        """The share of other tokens."""
-        return {"ours tokens that differ": float((mine() != llama()).float().mean())}
+            return theirs.generate(prompt, max_new_tokens=steps, do_sample=False, **{name: cache})[:, length:]
 
     note = f"{rows * steps} tokens a call"
-    return Pair(mine, llama, errors, limit=0.0, notes=note)
+    return Pair(mine, llama, partial(_differing, mine, llama), limit=0.0, notes=note)
+
+
+def prompt_pair(length: int) -> Pair:
+    """A prompt of one row is read, and one token chosen."""
+    ours, theirs = models()
+    ids = torch.randint(1, VOCABULARY, (1, length), generator=torch.Generator().manual_seed(0))
+
+    def mine() -> Tensor:
+        return generate(ours, ids, max_new_tokens=1)
+
+    def llama() -> Tensor:
+        with torch.inference_mode():
+            return theirs.generate(ids, max_new_tokens=1, do_sample=False)
+
+    return Pair(mine, llama, partial(_differing, mine, llama), limit=0.0)
+
+
+def _differing(mine: Callable[[], Tensor], llama: Callable[[], Tensor]) -> dict[str, float]:
+    """The share of other tokens."""
+    return {"ours tokens that differ": float((mine() != llama()).float().mean())}
 
 
 PEER = "transformers' Llama, generate"
 ROWS = [
+    Row("generate/prompt", "reading a prompt, batch 1", PEER, prompt_pair, 1024),
     Row("generate/64", "decoding, batch 64", PEER, partial(pair, rows=64), 1024, 3.7, 6, rounds=5),
     Row("generate/8", "decoding, batch 8", PEER, partial(pair, rows=8), 1024),
     Row("generate/1", "decoding, batch 1", PEER, partial(pair, rows=1, steps=24), 1024),

@@ -60,6 +60,27 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     return Ratio(statistics.median(ratios), low, high, statistics.median(ours), statistics.median(theirs), len(ratios))
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What holds for the whole process, and for those that it starts.
+
+    Attributes:
+        threads: of torch and the kernels.
+        malloc: "default" or "tuned".
+    """
+
+    threads: int = 1
+    malloc: str = "default"
+
+    def apply(self) -> None:
+        """Set it."""
+        import torch
+
+        torch.set_num_threads(self.threads)
+        if self.malloc == "tuned":
+            tune_malloc()
+
+
 def tune_malloc() -> None:
     """Keep freed memory in the process (glibc): large tensors need no new pages at each call.
 
@@ -92,26 +113,25 @@ def _status(name: str) -> int:
     raise OSError(f"/proc/self/status has no {name}")
 
 
-def peak_of(row: Row, side: str, length: int, threads: int) -> int:
+def peak_of(row: Row, side: str, length: int, setting: Setting) -> int:
     """Peak memory of one call of one side, in a fresh process, after a call with few tokens.
 
     Raises:
         RuntimeError: the process failed.
     """
-    command = [sys.executable, "-m", "benchmarks.measure", row.name, row.peer, side, str(length), str(threads)]
+    numbers = (str(length), str(setting.threads), setting.malloc)
+    command = [sys.executable, "-m", "benchmarks.measure", row.name, row.peer, side, *numbers]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[2:])}: {done.stderr[-800:]}")
     return int(json.loads(done.stdout.splitlines()[-1])["bytes"])
 
 
-def main(name: str, peer: str, side: str, length: str, threads: str) -> None:
+def main(name: str, peer: str, side: str, length: str, threads: str, malloc: str) -> None:
     """What `peak_of` starts."""
-    import torch
-
     from benchmarks.catalogue import find
 
-    torch.set_num_threads(int(threads))
+    Setting(int(threads), malloc).apply()
     row = find(name, peer)
     getattr(row.build(64), side)()  # loads libraries, starts threads
     print(json.dumps({"bytes": peak_bytes(getattr(row.build(int(length)), side))}))

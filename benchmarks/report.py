@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
@@ -28,7 +29,6 @@ def machine(threads: int, metric: str, malloc: str) -> dict[str, Any]:
             if "model name" in line
         ]
         model = names[0] if names else model
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "processor": model,
         "vectors": torch.backends.cpu.get_cpu_capability(),
@@ -38,7 +38,7 @@ def machine(threads: int, metric: str, malloc: str) -> dict[str, Any]:
         "malloc": malloc,
         "kernels": kernels.status().path,
         "kernel vectors": kernels.status().vectors,
-        "commit": done.stdout.strip(),
+        "commit": _commit(),
         "versions": {name: _version(name) for name in PEERS},
         "GEMM GFLOP/s": round(gemm_rate(), 1),
     }
@@ -54,6 +54,12 @@ def gemm_rate(size: int = 1024, rounds: int = 9) -> float:
         a @ a
         best = min(best, CLOCKS["cpu"]() - began)
     return 2 * size**3 / best / 1e9
+
+
+def _commit() -> str:
+    """The commit of this checkout, with "+" where something tracked is changed; empty outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*", "--dirty=+"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _version(name: str) -> str | None:
@@ -124,7 +130,31 @@ def markdown(report: dict[str, Any]) -> str:
         if row[-1] == "missed":
             row[-2] += ", missed"
         lines.append("| " + " | ".join(row[:-1]) + " |")
-    return "\n".join([*lines, "", caption(report) + "."])
+    return "\n".join([*lines, "", caption(report) + ".", *remarks(report)])
+
+
+def remarks(report: dict[str, Any]) -> list[str]:
+    """Sentences on what is no ratio: rates beside that of matrix products, and how memory grows with L."""
+    said = []
+    for result in report["results"]:
+        where = f"{result['what']}, L {result['length']}"
+        if "GFLOP/s" in result:
+            share = 100 * result["GFLOP/s"] / report["machine"]["GEMM GFLOP/s"]
+            said.append(f"{where}: {result['GFLOP/s']:.0f} GFLOP/s, {share:.0f} % of the rate of matrix products.")
+        if result["memory"] and result.get("curve"):
+            said.append(f"{where}: {amount(result, 'ours')}, which grows as L to the power of {growth(result):.2f}.")
+    return said
+
+
+def growth(result: dict[str, Any]) -> float:
+    """The power of L with which our side of a curve grows between its two greatest lengths.
+
+    Example:
+        >>> growth({"curve": {"8": {"ours": 1}, "16": {"ours": 3}, "32": {"ours": 12}}})
+        2.0
+    """
+    (low, less), (high, more) = sorted((int(length), point["ours"]) for length, point in result["curve"].items())[-2:]
+    return math.log(more / less) / math.log(high / low)
 
 
 def plot(report: dict[str, Any], path: Path) -> None:

@@ -19,9 +19,9 @@ class Pair:
     Attributes:
         ours: one call of this library.
         theirs: one call of what a user would pick instead.
-        errors: largest errors relative to a float64 reference, by what was compared ("ours y", "theirs x"); a wrong
-            contender has no time. Empty where the two compute different things (other layers of equal size).
-        limit: the largest error that "ours" may have.
+        errors: largest errors relative to a float64 reference, by what was compared ("ours y", "theirs x"); a pair of
+            which one is wrong has no times.
+        limit: the largest error that "ours" may have; "theirs" may have ten times as much.
         notes: what a reader should know about the two.
     """
 
@@ -47,6 +47,7 @@ class Row:
         rounds: at most so many rounds, for what takes long.
         memory: compare peak memory, not time.
         lengths: L of the curves that are plotted; empty for none.
+        flops: L -> floating point operations of a call, whose rate is set beside that of matrix products.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Row:
     rounds: int = 9
     memory: bool = False
     lengths: tuple[int, ...] = field(default=())
+    flops: Callable[[int], float] | None = None
 
     def missing(self) -> list[str]:
         """Packages that the peer needs and that are not here."""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.modules import module_pair
 from benchmarks.rows import Pair, Row, function_pair
 from tokenmix import kernels
 from tokenmix.blocks import MixerBlock
@@ -61,7 +62,7 @@ def scan_pair(length: int, function: Callable[..., Tensor] = ours, mambapy: bool
 
 
 def layer_pair(length: int, width: int = 256, rows: int = 1) -> Pair:
-    """Training a Mamba layer; theirs runs on mambapy, since transformers' default is quadratic in memory here."""
+    """Training a Mamba layer; theirs runs on mambapy, since the time of transformers' default is quadratic in L."""
     from transformers import MambaConfig
     from transformers.models.mamba.modeling_mamba import MambaMixer
 
@@ -69,7 +70,7 @@ def layer_pair(length: int, width: int = 256, rows: int = 1) -> Pair:
     theirs = MambaMixer(MambaConfig(hidden_size=width, use_mambapy=True), 0)
     mixer = Mamba(width)
     theirs.load_state_dict(mixer.state_dict())  # theirs is drawn by a whole model only
-    return _module_pair(mixer, theirs, torch.randn(rows, length, width), lambda model, x: model(x))
+    return module_pair(mixer, theirs, torch.randn(rows, length, width), same=mixer)
 
 
 def block_pair(length: int, width: int = 512, tokens: int = 2048) -> Pair:
@@ -81,7 +82,7 @@ def block_pair(length: int, width: int = 512, tokens: int = 2048) -> Pair:
     theirs = MambaBlock(MambaConfig(hidden_size=width, use_mambapy=True), 0)
     block = MixerBlock(Mamba(width), feed_forward=None)
     theirs.mixer.load_state_dict(block.mixer.state_dict())
-    return _module_pair(block, theirs, torch.randn(tokens // length, length, width), lambda model, x: model(x))
+    return module_pair(block, theirs, torch.randn(tokens // length, length, width), same=block)
 
 
 SIZES = {"vocab_size": 256, "hidden_size": 256, "num_hidden_layers": 2, "pad_token_id": 0}
@@ -108,42 +109,24 @@ def accelerated_pair(length: int) -> Pair:
     from transformers import MambaConfig, MambaForCausalLM
 
     from tokenmix.hf import accelerate_mamba
+    from tokenmix.models import from_transformers
 
     torch.manual_seed(0)
     theirs, ours = (MambaForCausalLM(MambaConfig(**SIZES)) for _ in range(2))
     ours.load_state_dict(theirs.state_dict())
     accelerate_mamba(ours)
-    return _module_pair(ours, theirs, torch.randint(1, 256, (2, length)), _loss)
+    return module_pair(ours, theirs, torch.randint(1, 256, (2, length)), same=from_transformers(theirs), call=_loss)
 
 
 def _language_models(theirs: torch.nn.Module, length: int) -> Pair:
     from tokenmix.models import from_transformers
 
-    return _module_pair(from_transformers(theirs), theirs, torch.randint(1, 256, (2, length)), _loss)
+    ours = from_transformers(theirs)
+    return module_pair(ours, theirs, torch.randint(1, 256, (2, length)), same=ours, call=_loss)
 
 
 def _loss(model: torch.nn.Module, ids: Tensor) -> Tensor:
     return model(ids, labels=ids, use_cache=False).loss
-
-
-def _module_pair(
-    mine: torch.nn.Module,
-    theirs: torch.nn.Module,
-    x: Tensor,
-    call: Callable[[torch.nn.Module, Tensor], Tensor],
-) -> Pair:
-    def run(model: torch.nn.Module) -> Tensor:
-        model.zero_grad()
-        y = call(model, x)
-        (y if y.dim() == 0 else y.square().mean()).backward()
-        return y.detach()
-
-    def errors() -> dict[str, float]:
-        """Against each other: they have the same weights."""
-        right = run(theirs).double()
-        return {"ours y, from theirs": float((run(mine).double() - right).abs().max() / right.abs().max())}
-
-    return Pair(lambda: run(mine), lambda: run(theirs), errors, limit=1e-4)
 
 
 SLOW, PARALLEL = "transformers' loop", "transformers' use_mambapy"

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from collections import OrderedDict
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -14,7 +15,7 @@ from benchmarks.measure import alternate, paired, peak_bytes
 from benchmarks.rows import Pair, Row
 
 from benchmarks import __main__ as command
-from benchmarks import attention, catalogue, readme, report, scan, ssd
+from benchmarks import attention, catalogue, decoding, modules, readme, report, scan, ssd
 
 ROOT = Path(__file__).parents[2]
 needs_peers = pytest.mark.skipif(
@@ -132,6 +133,61 @@ def test_layers_of_equal_size_run():
         pair.ours()
         pair.theirs()
         assert pair.notes == "1.05 M parameters against 1.05 M"
+        assert all(error <= pair.limit for error in pair.errors().values())
+    assert {"ours d q_proj.weight", "theirs d q_proj.weight", "ours y", "theirs y"} <= set(pair.errors())
+
+
+class Faulty(torch.nn.Module):
+    """Right in float64, and in float32 only forward: its weight has twice its gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        y = x * self.weight
+        return y if x.dtype == torch.float64 else 2 * y - y.detach()
+
+
+def test_a_wrong_gradient_of_a_module_is_found():
+    x = torch.arange(1.0, 7.0).view(1, 2, 3)
+    right = modules.module_pair(torch.nn.RMSNorm(3), torch.nn.RMSNorm(3), x, same=torch.nn.RMSNorm(3))
+    assert set(right.errors()) == {"ours y", "ours d weight", "theirs y", "theirs d weight"}
+    errors = modules.module_pair(Faulty(), torch.nn.RMSNorm(3), x).errors()
+    assert errors.pop("ours d weight") == pytest.approx(1.0)
+    assert all(error < 1e-6 for error in errors.values())
+    other = torch.nn.Sequential(OrderedDict(norm=torch.nn.RMSNorm(3)))  # names of norms differ between libraries
+    with pytest.raises(ValueError, match="expected parameters named as in Sequential, found none"):
+        modules.module_pair(other, other, x, same=other).errors()
+
+
+def test_decoding_begins_at_the_same_context_every_time():
+    """Both caches are cut back between calls, so that a later call gives the first one's tokens."""
+    pair = decoding.pair(12, rows=2, steps=3)
+    first = [pair.ours().tolist(), pair.theirs().tolist()]
+    assert first[0] == first[1]
+    assert len(first[0]) == 2
+    assert [pair.ours().tolist(), pair.theirs().tolist()] == first
+    assert decoding.prompt_pair(12).errors() == {"ours tokens that differ": 0.0}
+
+
+def test_a_band_has_so_many_flops():
+    pairs = int(attention.band_mask(24, 7).sum())
+    assert attention.band_flops(24, 7, heads=2, products=2) == 2 * 2 * 2 * attention.WIDTH * pairs
+
+
+def test_remarks():
+    curve = {"4": {"ours": 1e6, "theirs": 9e6}, "8": {"ours": 2e6, "theirs": 9e6}}
+    results = [result(**{"GFLOP/s": 30.0}), result(memory=True, ours=2e6, curve=curve), result(curve=curve)]
+    assert report.remarks({"machine": {"GEMM GFLOP/s": 60.0}, "results": results}) == [
+        "scan, L 8: 30 GFLOP/s, 50 % of the rate of matrix products.",
+        "scan, L 8: 2.0 MB, which grows as L to the power of 1.00.",
+    ]
+
+
+def test_other_lengths_have_no_targets():
+    found = catalogue.at_lengths(catalogue.select(["scan/train"]), [8, 16])
+    assert [(row.length, row.target, row.lengths) for row in found] == [(8, None, ()), (16, None, ())]
 
 
 def test_a_fast_wrong_answer_has_no_time(monkeypatch, tmp_path, capsys):
@@ -171,6 +227,7 @@ def test_the_command(monkeypatch, tmp_path, capsys):
     [
         (["nothing"], "names: no row begins with 'nothing'; known: gam/block"),
         (["--rounds", "0"], "--rounds: expected at"),
+        (["--lengths", "8", "0"], "--lengths: expected at"),
     ],
 )
 def test_bad_arguments(arguments, message, capsys):

@@ -67,6 +67,24 @@ typedef struct {
     float *state;      /* (rows, heads, values, keys) */
 } SsdGrads;
 
+/* Softmax attention of query i over keys i - window < j <= i, or j < i + window too if not causal. */
+typedef struct {
+    const float *q, *k, *v; /* (rows, heads, length, width), (rows, kv_heads, length, width) twice; width: of 16, to 512 */
+    float *y;               /* (rows, heads, length, width) */
+    float *sums;            /* (rows, heads, length): log of the sum of exp of the scores */
+    int64_t rows, heads, kv_heads, length, width, window, causal;
+    int64_t q_row, q_head, q_time, k_row, k_head, k_time, v_row, v_head, v_time, y_row, y_head, y_time;
+    int64_t sums_row, sums_head, sums_time;
+    float scale;
+    int64_t threads;
+} Window;
+
+typedef struct {
+    const float *y;   /* (rows, heads, length, width) */
+    float *q, *k, *v; /* (rows, heads or kv_heads, length, width) */
+    int64_t y_row, y_head, y_time, q_row, q_head, q_time, k_row, k_head, k_time, v_row, v_head, v_time;
+} WindowGrads;
+
 /* One query a row and head over cached keys: y = softmax(scale q . k_j) v_j over low <= j < high. */
 typedef struct {
     const float *q, *k, *v;    /* (rows, heads, width), (rows, kv_heads, keys, width) twice */

@@ -6,4 +6,6 @@
 #include "products.h"
 #include "ssd.h"
 #include "ssd_backward.h"
+#include "window.h"
+#include "window_backward.h"
 #include "decode.h"

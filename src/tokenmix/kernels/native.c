@@ -1,9 +1,9 @@
 /* The CPU kernels of tokenmix: plain C behind a C interface, float32, OpenMP where there is any.
  *
  * This file holds the arguments of each kernel (mirrored in native.py), picks the widest vectors that the processor
- * has, and shares tasks among threads. The kernels themselves are in scan.h, conv.h, ssd.h, decode.h, compiled once for
- * each width of vectors. A task never shares a sum with another one, and partial sums are added up in a fixed
- * order: results are the same, bit for bit, for any number of threads.
+ * has, and shares tasks among threads. The kernels themselves are in scan.h, conv.h, ssd.h, window.h and decode.h,
+ * compiled once for each width of vectors. A task never shares a sum with another one, and partial sums are added up in
+ * a fixed order: results are the same, bit for bit, for any number of threads.
  */
 #include <math.h>
 #include <stdint.h>
@@ -114,9 +114,12 @@ EXPORT int tm_conv_forward(const Conv *c) { return PICK(conv_forward)(c); }
 EXPORT int tm_conv_backward(const Conv *c, const ConvGrads *g) { return PICK(conv_backward)(c, g); }
 EXPORT int tm_ssd_forward(const Ssd *s) { return PICK(ssd_forward)(s); }
 EXPORT int tm_ssd_backward(const Ssd *s, const SsdGrads *g) { return PICK(ssd_backward)(s, g); }
+EXPORT int tm_window_forward(const Window *w) { return PICK(window_forward)(w); }
+EXPORT int tm_window_backward(const Window *w, const WindowGrads *g) { return PICK(window_backward)(w, g); }
 EXPORT int tm_read_cache(const Cache *c) { return PICK(read_cache)(c); }
 EXPORT int64_t tm_sizeof(int which) {
     static const int64_t sizes[] = {sizeof(Scan), sizeof(ScanGrads), sizeof(Conv), sizeof(ConvGrads),
-                                    sizeof(Ssd),  sizeof(SsdGrads),  sizeof(Cache)};
-    return which < 0 || which > 6 ? -1 : sizes[which];
+                                    sizeof(Ssd),  sizeof(SsdGrads),  sizeof(Window), sizeof(WindowGrads),
+                                    sizeof(Cache)};
+    return which < 0 || which > 8 ? -1 : sizes[which];
 }

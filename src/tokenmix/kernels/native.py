@@ -36,12 +36,22 @@ Ssd: Any = _mirror(
     "v_row v_time v_head k_row k_time k_head q_row q_time q_head threads",
 )
 SsdGrads: Any = _mirror("SsdGrads", "*y *last *v *log_decay *scale *skip *k *q *state")
+Window: Any = _mirror(
+    "Window",
+    "*q *k *v *y *sums rows heads kv_heads length width window causal "
+    "q_row q_head q_time k_row k_head k_time v_row v_head v_time y_row y_head y_time "
+    "sums_row sums_head sums_time .scale threads",
+)
+WindowGrads: Any = _mirror(
+    "WindowGrads",
+    "*y *q *k *v y_row y_head y_time q_row q_head q_time k_row k_head k_time v_row v_head v_time",
+)
 Cache: Any = _mirror(
     "Cache",
     "*q *k *v *low *high *y rows heads kv_heads keys width q_row q_head k_row k_head k_time v_row v_head v_time "
     ".scale threads",
 )
-STRUCTS = (Scan, ScanGrads, Conv, ConvGrads, Ssd, SsdGrads, Cache)
+STRUCTS = (Scan, ScanGrads, Conv, ConvGrads, Ssd, SsdGrads, Window, WindowGrads, Cache)
 _ALONE = 1 << 15  # steps of arithmetic below which one thread is fastest
 
 

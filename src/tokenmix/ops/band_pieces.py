@@ -21,9 +21,10 @@ class Piece(NamedTuple):
 
     def queries(self, x: Tensor) -> Tensor:
         """(h, group, L, D) -> (number, h, rows, group, D), a view."""
-        head, group, token, feature = x.stride()
-        shape = (self.number, x.shape[0], self.rows, x.shape[1], x.shape[3])
-        return x[:, :, self.query :].as_strided(shape, (self.rows * token, head, token, group, feature))
+        (heads, groups, _, width), (head, group, token, feature) = x.shape, x.stride()
+        shape = self.number, heads, self.rows, groups, width
+        strides = self.rows * token, head, token, group, feature
+        return x.as_strided(shape, strides, x.storage_offset() + self.query * token)
 
     def read(self, x: Tensor) -> Tensor:
         """(h, L, D) -> (number, h, keys, D), an overlapping view."""
@@ -72,8 +73,9 @@ def cut(length: int, window: int, causal: bool, rows: int, most: int) -> tuple[P
 
 def blocks(x: Tensor, first: int, size: int, step: int, number: int) -> Tensor:
     """(h, L, D) -> (number, h, size, D), a view: block i is the tokens from first + i * step on."""
-    head, token, feature = x.stride()
-    return x[:, first:].as_strided((number, x.shape[0], size, x.shape[2]), (step * token, head, token, feature))
+    (heads, _, width), (head, token, feature) = x.shape, x.stride()
+    place = x.storage_offset() + first * token
+    return x.as_strided((number, heads, size, width), (step * token, head, token, feature), place)
 
 
 class Hidden(NamedTuple):

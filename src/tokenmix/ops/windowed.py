@@ -1,4 +1,4 @@
-"""Windowed softmax attention on the CPU: torch's flash kernel on overlapping views of keys and values.
+"""Windowed softmax attention on the CPU: a native kernel, or torch's flash kernel on overlapping keys and values.
 
 A piece of a row is one call of the kernel: its blocks lie on the batch axis, and their keys and values overlap in
 memory, so that nothing is copied and nothing but the band is computed. The backward pass is the kernel's own; gradients
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from tokenmix.ops import native_window
 from tokenmix.ops.band_pieces import Hidden, Piece, cut
 from tokenmix.ops.blocked import Tokens, block
 from tokenmix.ops.dense import Rule, compute_plainly
@@ -68,12 +69,17 @@ SERVES = _probe()
 def serves(source: Band, tokens: Tokens) -> bool:
     """Whether `windowed` is right for these tokens, and faster than blocks with their neighbours."""
     q = tokens.q
-    if not SERVES or q.device.type != "cpu" or q.dtype not in _TYPES or tokens.bias is not None:
+    if q.device.type != "cpu" or q.dtype not in _TYPES or tokens.bias is not None:
+        return False
+    native = native_window.fits(q, tokens.v, tokens.mask, tokens.segments, source.window, source.dilation)
+    if not (SERVES or native):
         return False
     if q.shape[2] != tokens.k.shape[2] or torch._C._are_functorch_transforms_active():
         return False  # the blocked form says what is wrong, and serves torch.func
     steps = q.shape[2] // source.dilation
     work = q.shape[1] * steps * min(source.window, steps) * (q.shape[3] + tokens.v.shape[3])
+    if native:
+        return work * q.shape[0] >= _FEWEST
     return work >= _FEWEST and work * source.dilation * q.shape[0] >= _FEWEST_OF_ALL
 
 
@@ -115,18 +121,25 @@ def windowed_attention(
 ) -> tuple[Tensor, Tensor]:
     """(B, H, L, D), and (B, H, L, 1) log-sum-exp of the scores, both laid out with L before H."""
     y, total = _outputs(q)
+    if native_window.fits(q, v, mask, segments, window, dilation):
+        native_window.run_forward(q, k, v, y, total, window, causal, scale)
+        return y, total
     q, k, v = (_features_together(x) for x in (q, k, v))
     size = _tokens(_SIZE, _group(q, k))
     most = max(_FORWARD // (q.shape[1] * size * q.shape[3]), 1)
-    for piece, at, hidden in _work(q, k, mask, segments, window, causal, dilation, size, most):
-        here_q, here_y, here_total = (piece.queries(_heads(x[at], k)) for x in (q, y, total))
-        if hidden is None:
-            here_y.zero_()
-            here_total.zero_()
-            continue
-        found, found_total = _flash(here_q.flatten(2, 3), piece.read(k[at]), piece.read(v[at]), hidden, scale)
-        here_y.copy_(found.view(here_y.shape))
-        here_total.copy_(found_total.reshape(here_total.shape))
+    for at, pieces in _rows(q, k, mask, segments, window, causal, dilation, size, most):
+        row_q, row_y, row_total = (_heads(x[at], k) for x in (q, y, total))
+        row_k, row_v = k[at], v[at]
+        for piece, hidden in pieces:
+            here_y, here_total = piece.queries(row_y), piece.queries(row_total)
+            if hidden is None:
+                here_y.zero_()
+                here_total.zero_()
+                continue
+            here_q = piece.queries(row_q).flatten(2, 3)  # (number, h, rows * group, D)
+            found, found_total = _flash(here_q, piece.read(row_k), piece.read(row_v), hidden, scale)
+            here_y.copy_(found.view(here_y.shape))
+            here_total.copy_(found_total.reshape(here_total.shape))
     return y, total
 
 
@@ -151,28 +164,35 @@ def windowed_attention_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v; the keys' are summed in float32 or better."""
+    if native_window.fits(q, v, mask, segments, window, dilation):
+        return native_window.run_backward(grad, q, k, v, y, total, window, causal, scale)
+    grad_q = torch.empty_like(q)  # laid out as the inputs are, so that nobody copies them again
+    grad_k, grad_v = (torch.empty_like(x, dtype=total.dtype) for x in (k, v))
     q, k, v = (_features_together(x) for x in (q, k, v))
-    grad_q, grad_k, grad_v = _like(q), _like(k, total.dtype), _like(v, total.dtype)
     size = _tokens(_size_backward(window), _group(q, k))
     most = max(_BACKWARD // (2 * k.shape[1] * (window + size) * q.shape[3]), 1)
-    for piece, at, hidden in _work(q, k, mask, segments, window, causal, dilation, size, most):
-        here = [piece.queries(_heads(x[at], k)).flatten(2, 3) for x in (grad, q, y, total)]  # (number, h, rows, D)
-        row_k, row_v = piece.read(k[at]), piece.read(v[at])
-        if hidden is None:
-            found = torch.zeros_like(here[1]), torch.zeros_like(row_k), torch.zeros_like(row_v)
-        else:
-            here_grad, here_total = _features_together(here[0]), here[3].squeeze(-1)
-            found = _flash_backward(here_grad, here[1], row_k, row_v, here[2], here_total, hidden, scale)
-        here_q = piece.queries(_heads(grad_q[at], k))
-        here_q.copy_(found[0].reshape(here_q.shape))
-        piece.add(grad_k[at], found[1])
-        piece.add(grad_v[at], found[2])
+    for at, pieces in _rows(q, k, mask, segments, window, causal, dilation, size, most):
+        rows = [_heads(x[at], k) for x in (grad, q, y, total)]
+        row_k, row_v = k[at], v[at]
+        row_grads = _heads(grad_q[at], k), grad_k[at], grad_v[at]
+        for piece, hidden in pieces:
+            here = [piece.queries(x).flatten(2, 3) for x in rows]  # (number, h, rows * group, D)
+            keys, values = piece.read(row_k), piece.read(row_v)
+            if hidden is None:
+                found = torch.zeros_like(here[1]), torch.zeros_like(keys), torch.zeros_like(values)
+            else:
+                here_grad, here_total = _features_together(here[0]), here[3].squeeze(-1)
+                found = _flash_backward(here_grad, here[1], keys, values, here[2], here_total, hidden, scale)
+            here_q = piece.queries(row_grads[0])
+            here_q.copy_(found[0].reshape(here_q.shape))
+            piece.add(row_grads[1], found[1])
+            piece.add(row_grads[2], found[2])
     return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype)
 
 
 @windowed_attention_backward.register_fake
 def _(_grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _like(q), _like(k), _like(v)
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -199,7 +219,7 @@ windowed_attention.register_autograd(_differentiate, setup_context=_keep)
 # ---------------------------------------------------------------------- rows and pieces
 
 
-def _work(
+def _rows(
     q: Tensor,
     k: Tensor,
     mask: Tensor | None,
@@ -209,15 +229,22 @@ def _work(
     dilation: int,
     size: int,
     most: int,
-) -> Iterator[tuple[Piece, tuple[int, slice, slice], Tensor | None]]:
-    """The pieces of every row and residue class, where these lie, and what is added to their scores."""
+) -> Iterator[tuple[tuple[int, slice, slice], Iterator[tuple[Piece, Tensor | None]]]]:
+    """Where each residue class of each row lies, and its pieces with what is added to their scores."""
     hides = Hidden(window, causal, _group(q, k), at_least_float32(q[:0]).dtype)
     for row in range(q.shape[0]):
         for first in range(dilation):
             place = slice(first, None, dilation)
+            cuts = cut(len(range(first, q.shape[2], dilation)), window, causal, size, most)
             row_mask, row_segments = (None if x is None else x[row, place] for x in (mask, segments))
-            for piece in cut(len(range(first, q.shape[2], dilation)), window, causal, size, most):
-                yield piece, (row, slice(None), place), hides.of(piece, row_mask, row_segments)
+            yield (row, slice(None), place), _with_hidden(cuts, hides, row_mask, row_segments)
+
+
+def _with_hidden(
+    cuts: tuple[Piece, ...], hides: Hidden, mask: Tensor | None, segments: Tensor | None
+) -> Iterator[tuple[Piece, Tensor | None]]:
+    for piece in cuts:
+        yield piece, hides.of(piece, mask, segments)
 
 
 def _group(q: Tensor, k: Tensor) -> int:
@@ -234,15 +261,10 @@ def _features_together(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """(B, h, L, D) without values, laid out as (B, L, h, D)."""
-    batch, heads, length, width = x.shape
-    return x.new_empty((batch, length, heads, width), dtype=dtype).transpose(1, 2)
-
-
 def _outputs(q: Tensor) -> tuple[Tensor, Tensor]:
-    total = _like(q[..., :1], at_least_float32(q[:0]).dtype)
-    return _like(q), total
+    batch, heads, length, width = q.shape
+    total = q.new_empty(batch, length, heads, 1, dtype=at_least_float32(q[:0]).dtype)
+    return q.new_empty(batch, length, heads, width).transpose(1, 2), total.transpose(1, 2)
 
 
 @register_flop_formula(torch.ops.tokenmix.windowed_attention)

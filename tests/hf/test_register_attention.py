@@ -18,10 +18,11 @@ from transformers import (
     BloomForCausalLM,
     WavLMConfig,
     WavLMModel,
+    masking_utils,
 )
 
 from tokenmix.hf import swap_mixers
-from tokenmix.hf.attention import register_attention
+from tokenmix.hf.attention import register_attention, registered_attention
 from tokenmix.hf.attention_function import make_attention_function
 from tokenmix.hf.attention_masks import make_mask_function
 from tokenmix.hf.attention_probe import AttentionProbeError, probe_attention
@@ -180,6 +181,33 @@ def test_packed_documents_stay_apart(attention: str) -> None:
         assert_close(model(torch.cat(documents, dim=1), position_ids=places, use_cache=False).logits, apart, 1e-4)
 
 
+@pytest.mark.parametrize("attention", [*WIDE, "mixed_test"])
+@pytest.mark.parametrize("window", [None, 2])
+def test_packed_documents_stay_apart_where_all_is_read(attention: str, window: int | None) -> None:
+    """A mask function that looks ahead and packs: a later document changes nothing, and is read by itself."""
+    torch.manual_seed(0)
+    spec = registered_attention(attention)
+    function, mask_function = make_attention_function(spec), make_mask_function(spec)
+    module = nn.Module()
+    module.is_causal, module.config = False, SimpleNamespace(sliding_window=window)  # type: ignore[assignment]
+    documents = torch.tensor([[0] * 5 + [1] * 7])
+    base = masking_utils.bidirectional_mask_function
+    if window is not None:
+        base = masking_utils.sliding_window_bidirectional_mask_function(window)
+    packed = masking_utils.and_masks(base, masking_utils.packed_sequence_mask_function(documents))
+    q, k, v = torch.randn(3, 1, 4, 12, 8).unbind(0)
+
+    def read(rows: slice, rule: Any) -> Tensor:
+        count = rows.stop - rows.start
+        mask = mask_function(1, count, count, mask_function=rule, config=module.config)
+        y: Tensor = function(module, q[:, :, rows], k[:, :, rows], v[:, :, rows], mask)[0]
+        return y
+
+    whole = read(slice(0, 12), packed)
+    assert_close(whole[:, :5], read(slice(0, 5), base))
+    assert_close(whole[:, 5:], read(slice(5, 12), base))
+
+
 def test_training() -> None:
     """Gradients with checkpointing, and compiled, are those without."""
     model = build("llama").train()
@@ -261,7 +289,7 @@ def test_a_saved_model_keeps_its_attention(tmp_path: Path) -> None:
     without = [sys.executable, "-c", LOAD.replace("import tokenmix.hf\n", ""), str(tmp_path)]
     failed = subprocess.run(without, check=False, capture_output=True, text=True)
     assert failed.returncode != 0
-    assert "ls_attention" in failed.stderr
+    assert '`attn_implementation="ls_attention"` is not supported' in failed.stderr  # README quotes it
 
 
 # ---------------------------------------------------------------------- what is refused

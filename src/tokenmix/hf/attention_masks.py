@@ -28,7 +28,7 @@ from transformers import masking_utils
 
 from tokenmix.hf.attention_rules import AttentionSpec, Reads
 
-KINDS = ("causal", "causal window", "all", "all window")
+KINDS = ("causal", "causal window", "all", "all window", "all documents")
 MaskFunction = Callable[..., Tensor | None]
 
 
@@ -118,6 +118,8 @@ def _code(
         place = column - torch.where(starts, column, 0).cummax(1).values
     place = place + 1 if real is None else torch.where(real, place + 1, 0)
     kind = base.kind.removesuffix(" window") if open_window else base.kind
+    if kind == "all" and base.documents is not None:
+        kind = "all documents"
     channels = [place, document, *[document] * KINDS.index(kind)]
     return torch.stack(channels, dim=1)[:, :, None].to(torch.int32)
 

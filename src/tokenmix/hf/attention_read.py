@@ -27,6 +27,7 @@ class Columns(NamedTuple):
     real: Tensor | None = None  # (B, seen)
     place: Tensor | None = None  # (B, seen) in the document
     document: Tensor | None = None  # (B, seen)
+    packed: bool = True  # whether there may be more than one document a row
 
     def label(self, reads: Reads) -> Tensor | None:
         """(B, seen) tokens of one number may read one another: documents, or cells in them."""
@@ -81,8 +82,9 @@ def columns(mask: Tensor | None, queries: int, keys: int, causal: bool, window: 
     else:
         window = None
     code = mask[:, 0, 0]
+    place, document = (code - 1).clamp(min=0), mask[:, 1, 0]
     return Columns(
-        kind.startswith("causal"), queries, mask.shape[-1], window, code > 0, (code - 1).clamp(min=0), mask[:, 1, 0]
+        kind.startswith("causal"), queries, mask.shape[-1], window, code > 0, place, document, packed=kind != "all"
     )
 
 
@@ -98,8 +100,8 @@ def read_blocks(q: Tensor, k: Tensor, v: Tensor, reads: Reads, at: Columns, scal
     """
     k, v = k[:, :, : at.seen], v[:, :, : at.seen]
     reach = at.reach(reads)
-    if reach is None:  # documents are only told of whole rows
-        documents = at.document if at.causal and at.queries == at.seen else None
+    if reach is None:  # documents are only told of whole rows; where there is one, to read them would cost time
+        documents = at.document if at.packed and at.queries == at.seen else None
         return attend(q, k, v, Full(at.causal), mask=at.real, segments=documents, scale=scale)
     if at.queries == at.seen:
         if reads.cells and at.real is None and reads.size is not None:

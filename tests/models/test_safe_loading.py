@@ -135,6 +135,13 @@ def test_a_pickled_adapter_is_refused(saved: tuple[Any, Path, Path]) -> None:
     refused(model, folder, trace, "adapter_model.bin")
     with pytest.raises(ValueError, match=r"found .*/adapter_model.bin; .*'adapter_model.safetensors'"):
         model._load_pretrained_model(model, None, [str(folder / "adapter_model.bin")], None)
+    before = dict(model.named_modules())
+    for where, options in ((folder, {}), (str(folder.parent), {"adapter_kwargs": {"subfolder": folder.name}})):
+        with pytest.raises(
+            ValueError, match=r"peft_model_id: expected safetensors weights, found .*/adapter_model.bin"
+        ):
+            model.load_adapter(where, **options)
+    assert dict(model.named_modules()) == before  # no adapter was put in
     assert not trace.exists()
 
 

@@ -14,6 +14,7 @@ else:
     _Base = object
 
 CODE_FIELDS = ("auto_map", "custom_pipelines")  # of a config.json: where transformers finds code to import
+_ARGUMENT = "pretrained_model_name_or_path"
 _WHY = "loading a pickle can run code, so only safetensors are read"
 _CONVERT = (
     "if you trust the file, convert it once: `tensors = torch.load(FILE, weights_only=True)`, then "
@@ -68,6 +69,21 @@ class SafeLoading(_Base):
                 error.add_note(f"{cls.__name__}: {_WHY}; {_CONVERT.format(name='model.safetensors')}")
             raise
 
+    def load_adapter(self, peft_model_id: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As `transformers.PreTrainedModel.load_adapter`, for safetensors alone.
+
+        Args:
+            peft_model_id: a folder, or a name on the hub.
+            args, kwargs: as there.
+
+        Raises:
+            ValueError: an adapter that is pickled; the message names the file and says how to convert it.
+        """
+        if peft_model_id is not None:
+            where = {**kwargs, **(kwargs.get("adapter_kwargs") or {})}.get("subfolder") or ""
+            _refuse_pickled_adapter(Path(peft_model_id) / where, "peft_model_id")
+        return super().load_adapter(peft_model_id, *args, **kwargs)
+
     @classmethod
     def _load_pretrained_model(
         cls, model: Any, state_dict: Any, checkpoint_files: list[str] | None, *args: Any, **kwargs: Any
@@ -100,14 +116,15 @@ def _refuse_pickles(path: Path, subfolder: str, variant: str | None) -> None:
         for name in (f"pytorch_model{infix}.bin", f"pytorch_model.bin.index{infix}.json"):
             if (folder / name).is_file():
                 raise _refusal(folder / name)
+    _refuse_pickled_adapter(folder)
+
+
+def _refuse_pickled_adapter(folder: Path, argument: str = _ARGUMENT) -> None:
     adapter = folder / "adapter_model.bin"
     if adapter.is_file() and not adapter.with_suffix(".safetensors").is_file():
-        raise _refusal(adapter)
+        raise _refusal(adapter, argument)
 
 
-def _refusal(file: Path) -> ValueError:
+def _refusal(file: Path, argument: str = _ARGUMENT) -> ValueError:
     name = "adapter_model.safetensors" if file.name.startswith("adapter") else "model.safetensors"
-    return ValueError(
-        f"pretrained_model_name_or_path: expected safetensors weights, found {file}; {_WHY}; "
-        f"{_CONVERT.format(name=name)}"
-    )
+    return ValueError(f"{argument}: expected safetensors weights, found {file}; {_WHY}; {_CONVERT.format(name=name)}")

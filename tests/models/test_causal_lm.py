@@ -6,9 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_models import STACKS, assert_close, build, left_padded, tokens
+from transformers import LlamaConfig, LlamaModel
+from transformers.utils import output_capturing
 
 from tokenmix.models import MixerCache, MixerConfig, MixerForCausalLM
 
+SELECTS = hasattr(output_capturing, "selected_hidden_states")  # since transformers 5.24
 ATTENTION = {"a": {"mixer": "attention", "heads": 2}}
 
 
@@ -103,13 +106,37 @@ def test_loss_never_crosses_documents_or_padding() -> None:
     assert_close(model(padded, attention_mask=mask, labels=padded).loss, (losses[0] * 4 + losses[1] * 2) / 6, 1e-5)
 
 
+@pytest.mark.parametrize("asked", [[0, 2], 1, [-1], (0, -3, 9), [], 0, 2])
+def test_some_hidden_states(asked: Any) -> None:
+    """As transformers' own models: None in the place of others, nothing for what is out of range or empty."""
+    model, ids = build("hybrid"), tokens(2, 5)
+    every = model(ids, output_hidden_states=True).hidden_states
+    found = model(ids, output_hidden_states=asked).hidden_states
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32
+    )
+    theirs = LlamaModel(config).eval()(ids % 64, output_hidden_states=asked).hidden_states
+    if SELECTS:
+        assert (found is None) == (theirs is None)
+        assert [x is None for x in found or ()] == [x is None for x in theirs or ()]
+    for state, expected in zip(found or (), every, strict=found is not None):
+        assert state is None or torch.equal(state, expected)
+    assert (found is None) == (not asked)
+
+
+@pytest.mark.parametrize("asked", ["all", 1.5, [False], [0, None]])
+def test_hidden_states_that_nobody_can_choose(asked: Any) -> None:
+    with pytest.raises(TypeError, match="output_hidden_states: expected True, False, or indices of layers, found"):
+        build("hybrid")(tokens(2, 5), output_hidden_states=asked)
+
+
 def test_outputs_that_are_asked_for() -> None:
     model, ids = build("hybrid"), tokens(2, 5)
     output = model(ids, output_hidden_states=True)
     assert [tuple(h.shape) for h in output.hidden_states] == [(2, 5, 32)] * 4
     assert torch.equal(output.hidden_states[0], model.model.embed_tokens(ids))
     assert torch.equal(model.lm_head(output.hidden_states[-1]), output.logits)
-    assert torch.equal(model(ids, logits_to_keep=2).logits, output.logits[:, -2:])
+    assert_close(model(ids, logits_to_keep=2).logits, output.logits[:, -2:])  # sums of another order
     assert_close(model(ids, logits_to_keep=torch.tensor([1])).logits, output.logits[:, 1:2])
     assert torch.equal(model(inputs_embeds=model.model.embed_tokens(ids)).logits, output.logits)
     assert torch.equal(model(ids, return_dict=False)[0], output.logits)

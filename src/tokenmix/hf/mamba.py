@@ -53,8 +53,8 @@ class MambaReport:
 def accelerate_mamba(model: nn.Module | None = None) -> MambaReport:
     """Run transformers' Mamba layers on this library's scans, where they would run without kernels.
 
-    Same parameters, same outputs, same gradients, same cache: what changes is the time, above all of Mamba-1's
-    backward pass. `restore_mamba` undoes it. A second call changes nothing more.
+    Same parameters and cache; outputs and gradients equal to rounding (about 1e-6 in float32). What changes is the
+    time, above all of Mamba-1's backward pass. `restore_mamba` undoes it. A second call changes nothing more.
 
     On a device other than the CPU the layers stay as they are if `mamba_ssm` or `kernels` is installed, and quantized
     layers stay as they are everywhere. Four things are done right that transformers (5.20 to 5.24) does not do without

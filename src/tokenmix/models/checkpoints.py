@@ -57,7 +57,7 @@ _SSM_OPTIONS = {
 
 
 def from_transformers(model: PreTrainedModel) -> MixerForCausalLM:
-    """The same language model as a stack of mixers: same weights, same logits.
+    """The same language model as a stack of mixers: same weights, logits equal to rounding (about 1e-6 in float32).
 
     Args:
         model: a `LlamaForCausalLM`, `MambaForCausalLM` or `Mamba2ForCausalLM`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -66,7 +67,7 @@ class MixerHead(MixerPreTrainedModel):
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
         segment_ids: Tensor | None,
-        output_hidden_states: bool | None,
+        output_hidden_states: bool | int | Sequence[int] | None,
         *,
         cache: Cache | None = None,
         past_key_values: Cache | None = None,

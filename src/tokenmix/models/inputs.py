@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -148,6 +148,28 @@ def last_tokens(features: Tensor, keep: int | Tensor) -> Tensor:
         (torch.Size([1, 3, 2]), torch.Size([1, 5, 2]))
     """
     return features[:, -keep or None :] if isinstance(keep, int) else features[:, keep]
+
+
+def chosen_states(asked: bool | int | Sequence[int] | None, count: int) -> list[bool] | None:
+    """Which hidden states `output_hidden_states` asks for, as transformers 5.24 reads it; None for none of them.
+
+    Args:
+        asked: True for all, or the index or indices of some; they may be negative, and choose nothing out of range.
+        count: of the states, before and after each layer.
+
+    Raises:
+        TypeError: anything else.
+
+    Example:
+        >>> chosen_states([0, -1], 3), chosen_states(True, 2), chosen_states(False, 2)
+        ([True, False, True], [True, True], None)
+    """
+    if asked is None or isinstance(asked, bool):
+        return [True] * count if asked else None
+    indices = [asked] if isinstance(asked, int) else asked
+    if not isinstance(indices, Sequence) or any(not isinstance(i, int) or isinstance(i, bool) for i in indices):
+        raise TypeError(f"output_hidden_states: expected True, False, or indices of layers, found {asked!r}")
+    return [i in indices or i - count in indices for i in range(count)] if asked else None
 
 
 def check_tokens(name: str, tokens: Tensor, vocab_size: int) -> None:

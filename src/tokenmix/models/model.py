@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from tokenmix.layout import Layout
 from tokenmix.models.base import MixerPreTrainedModel
 from tokenmix.models.cache import CACHE_ARGUMENT, MixerCache, advance_stack, prepare_stack, take_cache
 from tokenmix.models.config import MixerConfig
-from tokenmix.models.inputs import check_tokens, input_shape, refuse_misspelt, token_layout, token_places
+from tokenmix.models.inputs import check_tokens, chosen_states, input_shape, refuse_misspelt, token_layout, token_places
 
 
 class MixerModel(MixerPreTrainedModel):
@@ -56,7 +57,7 @@ class MixerModel(MixerPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         segment_ids: Tensor | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         layout: Layout | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
@@ -74,7 +75,8 @@ class MixerModel(MixerPreTrainedModel):
             use_cache: return a cache; default the config's choice, but not in training or for mixers that read
                 the future.
             segment_ids: the document that each token of a packed row belongs to; shape as `attention_mask`.
-            output_hidden_states: also return the features before and after each layer.
+            output_hidden_states: also return the features before and after each layer; an index, or a list of them, for
+                some, with None in the place of others (0 and [] ask for none, as in transformers).
             layout: where the tokens live, all told (grids, coordinates and edges too), instead of
                 `attention_mask`, `position_ids` and `segment_ids`.
             past_key_values: the name of `cache` before transformers 5.24.
@@ -84,6 +86,9 @@ class MixerModel(MixerPreTrainedModel):
         """
         cache = take_cache(cache, past_key_values)
         refuse_misspelt(kwargs, type(self).__name__)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        chosen = chosen_states(output_hidden_states, len(self.stack.layers) + 1)
         shape = input_shape(input_ids, inputs_embeds, self.config.hidden_size)
         if layout is None:
             columns = None if cache is None else int(cache.get_seq_length())
@@ -97,16 +102,14 @@ class MixerModel(MixerPreTrainedModel):
         cache = self._cache(cache, use_cache)
         state = None if cache is None else prepare_stack(cache, self.stack, like=x)
         x = self._add_places(x, layout, state)
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        hidden_states: list[Tensor] | None = [] if output_hidden_states else None
-        x = self.stack(x, layout, state, hidden_states=hidden_states)
+        states: list[Tensor] | None = None if chosen is None else []
+        x = self.stack(x, layout, state, hidden_states=states)
         if cache is not None:
             advance_stack(cache, x.shape[1], layout.mask)
         kept: dict[str, Any] = {CACHE_ARGUMENT: cache}
-        return BaseModelOutputWithPast(
-            last_hidden_state=x, hidden_states=None if hidden_states is None else tuple(hidden_states), **kept
-        )
+        if states is not None and chosen is not None:
+            kept["hidden_states"] = tuple(s if wanted else None for s, wanted in zip(states, chosen, strict=True))
+        return BaseModelOutputWithPast(last_hidden_state=x, **kept)
 
     def _cache(self, cache: Cache | None, use_cache: bool | None) -> Cache | None:
         """The cache to advance, where there is one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ class MixerForQuestionAnswering(MixerHead):
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
         segment_ids: Tensor | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         **kwargs: Any,
     ) -> QuestionAnsweringModelOutput:
         """Logits of where the answer starts and of where it ends (its last token).

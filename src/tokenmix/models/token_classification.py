@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ class MixerForTokenClassification(MixerHead):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         segment_ids: Tensor | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         **kwargs: Any,
     ) -> TokenClassifierOutput:
         """Logits of each token's class.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from swap_cases import build, logits_of, tokens
+from swap_cases import CASES, build, logits_of, tokens
 from torch import nn
 from transformers import (
     BloomConfig,
@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from tokenmix import Layout, MixerState, TokenMixer, register_mixer
-from tokenmix.hf import swap_mixers
+from tokenmix.hf import carried_weights, swap_mixers
 from tokenmix.hf.adapter import MixerAttention, read_mask
 from tokenmix.hf.layer_keys import expand_keys
 from tokenmix.mixer import _REGISTRY, build_mixer
@@ -179,17 +179,27 @@ def test_masks_that_cannot_be_read() -> None:
 
 
 def test_an_encoder_that_becomes_one_way_is_told_of() -> None:
-    with pytest.warns(UserWarning, match="layers: 0, 1, 2 read both sides before, and only earlier tokens now"):
-        swap_mixers(build("bert"), {"all": "mamba2"})
+    with pytest.warns(UserWarning, match="read both sides") as told:
+        swap_mixers(build("bert"), {"0": "mamba", "1-2": "mamba2"})
+    first = "layers: 0, 1, 2 (mamba, mamba2) read both sides before the swap, and only earlier tokens after it"
+    assert [str(warning.message)[: len(first)] for warning in told] == [first]  # once for all layers
+    assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        swap_mixers(build("bert"), {"0": "gam", "1": "attention"})  # they go on reading both sides
+        swap_mixers(build("whisper"), {"decoder.0": "mamba2"})
+        model = build("bert")
+        with pytest.raises(UserWarning, match="read both sides"):
+            swap_mixers(model, {"0": "mamba2"})
+        assert type(model).__name__ == CASES["bert"][0]  # where warnings are errors, nothing has changed
 
 
 def test_options_that_fit_nothing_are_told_of() -> None:
     """Five heads do not take the weights of four; with init="random" nothing was to be taken."""
     wide = {"mixer": "attention", "heads": 5, "head_dim": 8, "kv_heads": 5}
-    with pytest.warns(
-        UserWarning, match="layers: no weights of the attention fit the options of 1, whose mixers start"
-    ):
-        swap_mixers(build("llama"), {"0": "attention", "1": wide, "2": "gam"})  # GAM has no place for any
+    with pytest.warns(UserWarning, match=r"layers: 1 \(attention\) start as drawn: no weights of the attention have"):
+        model = swap_mixers(build("llama"), {"0": "attention", "1": wide, "2": "gam"})  # GAM has no place for any
+    assert carried_weights(model)["1"] == ()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         swap_mixers(build("llama"), {"1": wide}, init="random")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -20,6 +20,11 @@ from tokenmix.mixer import TokenMixer, build_mixer, get_mixer
 from tokenmix.models.stack import keep_float32
 
 VERSION = 1  # of what config.json says about swapped layers
+_ONE_WAY = "read both sides before the swap, and only earlier tokens after it, because these mixers are causal"
+_NOTHING_FITS = (
+    "start as drawn: no weights of the attention have the size that these mixers' options ask for (heads, head_dim, "
+    "expand, ...); options that are left out fit where any do, and init='random' says that nothing is to be carried"
+)
 
 
 def swap_mixers(
@@ -33,6 +38,9 @@ def swap_mixers(
     and whether it is causal. `save_pretrained` keeps the swap; `from_pretrained` of the Auto classes restores it after
     `import tokenmix.hf`, and fails without.
 
+    A model that reads both sides (BERT, ViT, the encoder of a pair) becomes one-way where the mixer is always causal,
+    as "mamba2" is: a warning names these layers.
+
     Dropout of attention weights, where the model has it, is not done by mixers. Attention weights
     (`output_attentions`) are returned for the layers that still have attention.
 
@@ -43,7 +51,8 @@ def swap_mixers(
             "all"; in a model with an encoder and a decoder for "encoder.2", "decoder.4-7", "encoder.all".
         init: "attention" carries q, k, v and o over where the mixer has a place for them (exactly for `attention`,
             and for `ls_attention` and `sliding_window` as far as a window reaches); "random" draws the mixer as its
-            paper does. `carried_weights` tells what was carried; a warning says where nothing fitted.
+            paper does. `carried_weights` tells what was carried; a warning names layers whose mixers have a place for
+            them, but of another size.
 
     Returns:
         The same model, changed in place; its class and its config's class are now those of swapped models.
@@ -64,19 +73,24 @@ def swap_mixers(
     if init not in ("attention", "random"):
         raise ValueError(f"init: expected 'attention' or 'random', found {init!r}")
     stacks = _stacks(model, family)
-    wanted = expand_keys(layers, {name: len(stack) for name, stack in stacks.items()})
+    wanted = named_layers(model, layers)
     before = dict((getattr(model.config, "tokenmix", None) or {}).get("layers", {}))
     taken = sorted(set(wanted) & set(before))
     if taken:
         raise ValueError(f"layers: {', '.join(taken)} swapped already; swap a model as it was loaded")
     made: dict[str, tuple[MixerAttention, dict[str, Any]]] = {}
-    one_way: list[str] = []
+    one_way, empty = [], []
     for key, spec in wanted.items():  # all of them, before the first is put in its place
         stack, index = split_key(key)
         adapter, whole, causal = _make(model, family, stacks[stack][index], index, spec, init)
         made[key] = adapter, whole
         if adapter.mixer.is_causal and not causal:
             one_way.append(key)
+        if init == "attention" and _takes_attention(adapter.mixer) and not adapter.carried:
+            empty.append(key)
+    names = {key: whole["mixer"] for key, (_, whole) in made.items()}
+    _warn({key: names[key] for key in one_way}, _ONE_WAY)
+    _warn({key: names[key] for key in empty}, _NOTHING_FITS)
     config: Any = copy.deepcopy(model.config)
     if not isinstance(config, SwappedConfig):
         config.__class__ = swapped_config_class(type(config))
@@ -89,10 +103,19 @@ def swap_mixers(
         stack, index = split_key(key)
         _put(stacks[stack][index], family, adapter)
     _change_classes(model)
-    _warn(made, one_way, init)
     # weights are saved under the names that they have now, also where a family's own checkpoints have others
     model._weight_conversions = []  # type: ignore[assignment]
     return model
+
+
+def named_layers(model: PreTrainedModel, layers: Mapping[str, Any]) -> dict[str, Any]:
+    """One entry a layer of a model; refuses keys of layers that it does not have.
+
+    Raises:
+        TypeError, ValueError: a model of no known family, or keys that name no layer of it.
+    """
+    stacks = _stacks(model, family_of(model))
+    return expand_keys(layers, {name: len(stack) for name, stack in stacks.items()})
 
 
 def install_mixers(model: PreTrainedModel, swapped: Mapping[str, Any] | None) -> None:
@@ -220,22 +243,11 @@ def _make(
     return adapter, whole, weights.shape.causal
 
 
-def _warn(made: Mapping[str, tuple[MixerAttention, Any]], one_way: Sequence[str], init: str) -> None:
-    """Say what a user may not have meant."""
-    if one_way:
-        warnings.warn(
-            f"layers: {', '.join(one_way)} read both sides before, and only earlier tokens now, since their mixers are "
-            "causal",
-            stacklevel=3,
-        )
-    takes = {key for key, (adapter, _) in made.items() if _takes_attention(adapter.mixer)}
-    empty = [key for key in made if key in takes and not made[key][0].carried]
-    if init == "attention" and empty:
-        warnings.warn(
-            f"layers: no weights of the attention fit the options of {', '.join(empty)}, whose mixers start as drawn; "
-            "leave out options (heads, head_dim, expand, ...) to have them fit, or say init='random'",
-            stacklevel=3,
-        )
+def _warn(mixers: Mapping[str, str], what: str) -> None:
+    """Say what a user may not have meant, once for all layers (names of mixers by layer)."""
+    if mixers:
+        which = ", ".join(dict.fromkeys(mixers.values()))
+        warnings.warn(f"layers: {', '.join(mixers)} ({which}) {what}", stacklevel=3)
 
 
 def _takes_attention(mixer: TokenMixer) -> bool:

@@ -1,5 +1,6 @@
 """A conversion from the command line and from Python: what it writes, how it goes on, what it refuses."""
 
+import io
 import json
 import os
 import subprocess
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 from conversion_cases import build, write_model, write_text
+from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
 import tokenmix.hf  # noqa: F401  # registers the classes of converted models
 from tokenmix.cli import main
-from tokenmix.conversion import ConversionConfig, Report, convert
+from tokenmix.conversion import ConversionConfig, Point, Report, convert, gap_table, print_report
 from tokenmix.conversion.config import StageConfig
 from tokenmix.conversion.measure import gap_closed
 from tokenmix.data import byte_tokenizer, text_files
@@ -141,6 +143,45 @@ def test_mistakes_before_work_is_lost(options: list[str], message: str, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_a_missing_tokenizer_hides_no_other_mistake(tmp_path: Path, capsys: Any) -> None:
+    text = write_text(tmp_path)
+    build("llama", 256).save_pretrained(tmp_path / "bare")
+    command = ["convert", str(tmp_path / "bare"), "--text", str(text), "--output", str(tmp_path / "out")]
+    short = ["--context", "32", "--state-context", "40"]
+    assert main([*command, *short, "--layers", '{"9": "gam"}']) == 2
+    assert "layers: expected layers from 0 to 3, found '9'" in capsys.readouterr().err
+    assert main([*command, *short, "--to", "gam", "--options", '{"slot": 3}', "--tokenizer", "bytes"]) == 2
+    assert "slot: not an argument of mixer 'gam'; did you mean 'slots'" in capsys.readouterr().err
+    assert main([*command, *short, "--to", "gam", "--tokenizer", "bytes"]) == 2
+    told = capsys.readouterr().err
+    assert "tokenizer: expected at most the 256 tokens that the model knows, found 259; bytes need a vocab_size" in told
+    assert main([*command, *short, "--to", "gam", "--tokenizer", "./toks"]) == 2
+    assert "--tokenizer: expected a folder or a name on the hub, found no folder ./toks" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gap_that_is_too_small_is_called_so() -> None:
+    points = [
+        Point("original", 10.0, 2.3026, 1.0),
+        Point("swap", 10.05, 2.3076, 1.01),
+        Point("hidden", 9.98, 2.3006, 0.99, closed_perplexity=gap_closed(10.05, 9.98, 10.0)),
+        Point("logits", 9.0, 2.1972, 0.9, closed_perplexity=0.5, closed_nats=0.25),
+    ]
+    sizes = {"original": 1, "converted": 1}
+    report = Report("m", "t", {}, {}, points, sizes, sizes, {"original": 1.0, "converted": 1.0}, 1, "one thread", "f")
+    for show in (lambda to: print_report(report, to), lambda to: to.print(gap_table("t", {"m": report}, {}))):
+        to = Console(file=io.StringIO(), width=120)
+        show(to)
+        printed = to.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+        assert printed.count("too small") == 4  # two cells of stage 1, and what is said below
+        assert "too small: the swap lost less than 1%, a gap too small to measure" in printed
+        assert "50.0%" in printed
+    points[1].perplexity = points[1].nats = float("inf")
+    to = Console(file=io.StringIO(), width=120)
+    print_report(report, to)
+    assert "too small" not in to.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+
+
 def test_what_is_missing_is_named(tmp_path: Path, capsys: Any) -> None:
     model, text = write_model(tmp_path), write_text(tmp_path)
     out = ["--to", "gam", "--output", str(tmp_path / "out")]
@@ -177,6 +218,11 @@ def test_models_that_cannot_be_converted(tmp_path: Path) -> None:
     ("model", "options", "message"),
     [
         ("./tinny", ["--to", "mamba2"], "MODEL: expected a folder or a name on the hub, found no folder ./tinny"),
+        (
+            "runs/a/tinny",
+            ["--to", "gam"],
+            "MODEL: expected a folder or a name on the hub, found no folder runs/a/tinny",
+        ),
         ("./tinny", ["--to", "mambo2"], "mixer: unknown name 'mambo2'; did you mean 'mamba2'"),
         ("./tinny", ["--layers", '{"0": {"mixer": "gma"}}'], "mixer: unknown name 'gma'; did you mean 'gam'"),
     ],

@@ -32,7 +32,7 @@ def add_parser(commands: Any) -> None:
     add(
         "--tokenizer",
         metavar="NAME",
-        help="folder or name (default: MODEL's), or `bytes`, which are 259 tokens",
+        help="folder or name (default: MODEL's), or `bytes` for a model of at least 259 tokens (256 bytes, 3 special)",
     )
     add("--init", choices=("attention", "random"), default="attention", help="what mixers start from")
     add("--control", action="store_true", help="also fine-tune the original, for comparison")
@@ -60,13 +60,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--keep-every, --options: go with --to; --layers names layers and options itself")
     try:
         from tokenmix.conversion import convert, print_report
+        from tokenmix.hf.swap import named_layers  # tokenmix.hf: models that are swapped are refused by what they are
     except ModuleNotFoundError as error:
         raise UsageError(f"{error}; pip install 'tokenmix[recipes]'") from error
     try:
         corpus = _text(arguments.text, arguments.eval)
-        _check_layers(arguments)
-        model, tokenizer = _load(arguments.model, arguments.tokenizer)
+        _check_mixers(arguments)
+        model = _load_model(arguments.model)
         layers = _layers(arguments, model.config.get_text_config().num_hidden_layers)
+        named_layers(model, layers)  # before the tokenizer, whose absence would hide a mistyped layer
+        tokenizer = _load_tokenizer(arguments.tokenizer, arguments.model)
         report = convert(model, tokenizer, corpus, layers, _config(arguments, model))
     except (TypeError, ValueError, OSError) as error:
         raise UsageError(str(error)) from error
@@ -86,39 +89,63 @@ def _text(train: str, test: str | None) -> Corpus:
     return load_corpus(files=train if test is None else {"train": train, "test": test})
 
 
-def _load(name: str, tokenizer_name: str | None) -> tuple[Any, Any]:
-    """Model in float32, and tokenizer.
+def _load_model(name: str) -> Any:
+    """A model in float32.
 
     Raises:
-        UsageError: a model or a tokenizer that cannot be loaded.
+        UsageError: one that cannot be loaded.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    import tokenmix.hf  # noqa: F401  # for models that are swapped already: they are refused by what they are
+    name = _folder_or_name("MODEL", name)
+    try:
+        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"MODEL: {name}{_no_folder(name)} could not be loaded as a causal language model: {_short(error)}"
+        ) from error
+
+
+def _load_tokenizer(name: str | None, model: str) -> Any:
+    """The tokenizer of a name, or the model's.
+
+    Raises:
+        UsageError: one that cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
     from tokenmix.data import byte_tokenizer
 
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
-        raise UsageError(f"MODEL: expected a folder or a name on the hub, found no folder {name}")
+    if name == "bytes":
+        return byte_tokenizer()
+    where = _folder_or_name("--tokenizer", name or model)
     try:
-        if tokenizer_name == "bytes":
-            tokenizer: Any = byte_tokenizer()
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer_name or name)
+        return AutoTokenizer.from_pretrained(where)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        where = tokenizer_name or name
         raise UsageError(
-            f"--tokenizer: none could be loaded from {where} ({_short(error)}); name another with --tokenizer, or "
-            "`--tokenizer bytes` for a model over bytes"
+            f"--tokenizer: none could be loaded from {where}{_no_folder(where)} ({_short(error)}); name another with "
+            "--tokenizer, or `--tokenizer bytes` for a model over bytes (at least 259 tokens)"
         ) from error
-    try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"MODEL: {name} could not be loaded as a causal language model: {_short(error)}") from error
-    return model, tokenizer
 
 
-def _check_layers(arguments: argparse.Namespace) -> None:
+def _folder_or_name(option: str, name: str) -> str:
+    """What was typed, with its home written out.
+
+    Raises:
+        UsageError: what can only be a folder, and is none.
+    """
+    path = Path(name).expanduser()
+    if not path.is_dir() and (name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1):
+        raise UsageError(f"{option}: expected a folder or a name on the hub, found no folder {name}")
+    return str(path) if name.startswith("~") else name
+
+
+def _no_folder(name: str) -> str:
+    return "" if Path(name).is_dir() else " (no folder here, so a name on the hub)"
+
+
+def _check_mixers(arguments: argparse.Namespace) -> None:
     """Refuse a mixer that is not there before anything is loaded."""
     import tokenmix
     from tokenmix.mixer import get_mixer

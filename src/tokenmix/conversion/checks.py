@@ -32,18 +32,16 @@ class HeldOut:
     bytes: float
 
 
-def check_model(model: object, tokenizer: PreTrainedTokenizerBase, config: ConversionConfig) -> None:
+def check_model(model: object, config: ConversionConfig) -> None:
     """Refuse a model that cannot be converted, before its text is read.
 
     Raises:
-        TypeError: no transformers model, or no tokenizer.
-        ValueError: no decoder, weights that are not float32, tokens or places that the model does not have, settings
-            out of their range, or several processes.
+        TypeError: no transformers model.
+        ValueError: no decoder, weights that are not float32, places that the model does not have, settings out of
+            their range, or several processes.
     """
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"model: expected a transformers PreTrainedModel, found {type(model).__name__}")
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise TypeError(f"tokenizer: expected a transformers tokenizer, found {type(tokenizer).__name__}")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(f"WORLD_SIZE: a conversion runs in one process, found {os.environ['WORLD_SIZE']}")
     text: Any = model.config.get_text_config()
@@ -56,11 +54,6 @@ def check_model(model: object, tokenizer: PreTrainedTokenizerBase, config: Conve
         raise ValueError(
             f"model: expected float32 weights, because small updates vanish in others, found {model.dtype}; load with "
             "dtype=torch.float32, and use bf16 in the stages for speed"
-        )
-    if len(tokenizer) > text.vocab_size:
-        raise ValueError(
-            f"tokenizer: expected at most the {text.vocab_size:,} tokens that the model knows, found "
-            f"{len(tokenizer):,}; take the model's own tokenizer (bytes are 259 tokens)"
         )
     places = getattr(text, "max_position_embeddings", None)
     lengths = {f"{name}.context": stage.context for name, stage in config.stages.items()}
@@ -87,6 +80,24 @@ def check_model(model: object, tokenizer: PreTrainedTokenizerBase, config: Conve
             stage.arguments(config.output)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
+
+
+def check_tokenizer(model: PreTrainedModel, tokenizer: object) -> None:
+    """Refuse a tokenizer that does not fit the model.
+
+    Raises:
+        TypeError: no tokenizer. ValueError: tokens that the model does not have.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise TypeError(f"tokenizer: expected a transformers tokenizer, found {type(tokenizer).__name__}")
+    known, found = model.config.get_text_config().vocab_size, len(tokenizer)
+    if found > known:
+        why = "take the model's own tokenizer"
+        if is_byte_tokenizer(tokenizer):
+            why = f"bytes need a vocab_size of at least {found}, for 256 bytes and {found - 256} special tokens"
+        raise ValueError(
+            f"tokenizer: expected at most the {known:,} tokens that the model knows, found {found:,}; {why}"
+        )
 
 
 def check_text(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, config: ConversionConfig) -> tuple[Tensor, HeldOut]:

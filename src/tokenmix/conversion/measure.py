@@ -17,6 +17,8 @@ from tokenmix.conversion.checks import HeldOut
 from tokenmix.models.cache import CACHE_ARGUMENT, cache_bytes
 from tokenmix.training import score_text
 
+SMALLEST_GAP = 0.01  # of the original's value: what a swap has to lose for shares of it to mean anything
+
 
 class Score(NamedTuple):
     """How well a model predicts held-out text: perplexity a token, its logarithm, and bits a byte of the text."""
@@ -35,7 +37,10 @@ def score(model: PreTrainedModel, held_out: HeldOut, batch_size: int) -> Score:
 
 
 def gap_closed(swap: float, stage: float, original: float) -> float | None:
-    """The share of what the swap lost that was won back; None where that was less than 1 %, too little for shares.
+    """The share of what the swap lost that was won back; None where the gap is too small to measure.
+
+    It is too small where the swap lost less than `SMALLEST_GAP` of the original's value: what training alone moves a
+    model by is no longer small against that, and shares come out as 129 % or -69 %.
 
     Example:
         >>> gap_closed(swap=10.0, stage=4.0, original=2.0)
@@ -44,7 +49,7 @@ def gap_closed(swap: float, stage: float, original: float) -> float | None:
         True
     """
     gap = swap - original
-    if not math.isfinite(gap) or gap <= 0.01 * abs(original):
+    if not math.isfinite(gap) or gap < SMALLEST_GAP * abs(original):
         return None
     return (swap - stage) / gap
 

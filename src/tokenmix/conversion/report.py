@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tokenmix.conversion.measure import SMALLEST_GAP
 from tokenmix.training import make_console, write_text
 
 TITLES = {
@@ -32,7 +33,8 @@ class Point:
     Args:
         name: "original", "swap", "hidden", "logits", "finetune" or "control".
         perplexity: a token. nats: its logarithm. bits_per_byte: of the text.
-        closed_perplexity: (swap - here) / (swap - original) in perplexity; None where the swap lost less than 1 %.
+        closed_perplexity: (swap - here) / (swap - original) in perplexity; None where the swap lost less than 1 %, a
+            gap too small to measure.
         closed_nats: the same in nats, where what is left counts for more.
         steps: updates of this stage. seconds: of its training.
         history: the Trainer's log of this stage, a dict a line.
@@ -118,9 +120,10 @@ def print_report(report: Report, console: Console | None = None) -> None:
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for point in report.points:
-        closed = (_share(point.closed_perplexity), _share(point.closed_nats))
+        closed = _shares(report, point)
         work = (f"{point.steps:,}", f"{point.seconds:,.0f}") if point.steps else ("", "")
         table.add_row(TITLES[point.name], f"{point.perplexity:,.3f}", f"{point.bits_per_byte:.3f}", *closed, *work)
+    _explain_small(table, [report])
     console.print(table)
     sizes = Table("", "original", "converted", "ratio", title_justify="left")
     rows: dict[str, Mapping[str, float]] = {
@@ -196,8 +199,9 @@ def gap_table(title: str, reports: Mapping[str, Report], baselines: Mapping[str,
             which = "original" if point.name == "original" else "converted" if point is report.last else ""
             if which:
                 sizes = (f"{report.state_bytes[which]:,}", f"{report.tokens_per_second[which]:,.0f}")
-            closed = (_share(point.closed_perplexity), _share(point.closed_nats))
+            closed = _shares(report, point)
             table.add_row(title, f"{point.perplexity:,.2f}", f"{point.bits_per_byte:.3f}", *closed, *sizes)
+    _explain_small(table, reports.values())
     return table
 
 
@@ -205,5 +209,18 @@ def _has(report: Report, name: str) -> bool:
     return any(point.name == name for point in report.points)
 
 
-def _share(value: float | None) -> str:
-    return "" if value is None or not math.isfinite(value) else f"{value:.1%}"
+def _shares(report: Report, point: Point) -> tuple[str, str]:
+    """The shares of the gap that a point closed, in perplexity and nats, as cells of a table."""
+    if point.name in ("original", "swap"):
+        return "", ""
+    swap = report.point("swap")
+    pairs = ((point.closed_perplexity, swap.perplexity), (point.closed_nats, swap.nats))
+    cells = [("too small" if math.isfinite(lost) else "") if share is None else f"{share:.1%}" for share, lost in pairs]
+    return cells[0], cells[1]
+
+
+def _explain_small(table: Table, reports: Iterable[Report]) -> None:
+    """Say below a table what "too small" means, where it stands in it."""
+    if any("too small" in _shares(report, point) for report in reports for point in report.points):
+        table.caption = f"too small: the swap lost less than {SMALLEST_GAP:.0%}, a gap too small to measure"
+        table.caption_justify = "left"

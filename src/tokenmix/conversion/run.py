@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from tokenmix.conversion.checks import HeldOut, check_model, check_text, identity
+from tokenmix.conversion.checks import HeldOut, check_model, check_text, check_tokenizer, identity
 from tokenmix.conversion.config import ConversionConfig
 from tokenmix.conversion.measure import Score, gap_closed, measure_generation, score
 from tokenmix.conversion.report import Point, Report, plot_reports
@@ -130,13 +130,14 @@ def prepare(
     Raises:
         TypeError, ValueError: as `convert`.
     """
-    check_model(model, tokenizer, config)
-    tokens, held_out = check_text(corpus, tokenizer, config)
+    check_model(model, config)
     set_seed(config.seed)
     student = swap_mixers(copy.deepcopy(model), layers, init=config.init)
     for name, module in student.named_modules():
         if isinstance(module, MixerAttention) and not getattr(model.get_submodule(name), "is_causal", False):
             raise ValueError(f"model: expected a decoder, found attention that reads the future at {name}")
+    check_tokenizer(model, tokenizer)
+    tokens, held_out = check_text(corpus, tokenizer, config)
     return tokens, held_out, student
 
 
@@ -160,7 +161,8 @@ def fine_tune_original(
         raise ValueError(f"finetune.steps: expected at least 1 for a control, found {config.finetune.steps}")
     nothing = {"hidden": replace(config.hidden, steps=0), "logits": replace(config.logits, steps=0)}
     config = replace(config, **nothing)  # type: ignore[arg-type]  # two stages
-    check_model(model, tokenizer, config)
+    check_model(model, config)
+    check_tokenizer(model, tokenizer)
     tokens, held_out = check_text(corpus, tokenizer, config)
     claim_folder(config.output, identity(model, tokenizer, corpus, None, config), "conversion.json")
     return _control(model, tokenizer, tokens, held_out, config, Path(config.output))

@@ -31,11 +31,8 @@ class BuildKernels(build_ext):
         """Compile, or say why not."""
         target = pathlib.Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        compiler = build.find_compiler()
         try:
-            if compiler is None:
-                raise build.BuildError("no C compiler on the PATH")
-            build.compile_library(compiler, target)
+            build.compile_library(build.find_compilers(), target)
         except (build.BuildError, OSError) as error:
             target.unlink(missing_ok=True)
             print(f"tokenmix: native kernels left out ({error}); plain torch will serve", file=sys.stderr)

@@ -13,7 +13,7 @@ import torch
 from tokenmix import kernels
 from tokenmix.kernels import build
 
-needs_compiler = pytest.mark.skipif(build.find_compiler() is None, reason="no C compiler on the PATH")
+needs_compiler = pytest.mark.skipif(not build.find_compilers(), reason="no C compiler on the PATH")
 QUICK = tuple("-O0" if flag == "-O3" else flag for flag in build.FLAGS)  # the compiler need not try hard
 SHOW = "from tokenmix import kernels; print(kernels.status())"
 
@@ -97,7 +97,7 @@ def test_a_compiler_that_fails(tmp_path):
     broken = tmp_path / "broken-cc"
     broken.write_text("#!/bin/sh\necho out of luck >&2\nexit 1\n")
     broken.chmod(0o755)
-    code, out, err = finish(python(SHOW, tmp_path, CC=str(broken)))
+    code, out, err = finish(python(SHOW, tmp_path, CC=str(broken), PATH="/nowhere"))
     assert code == 0, err
     assert "plain torch" in out
     assert "failed: out of luck" in out
@@ -108,7 +108,7 @@ def test_a_compiler_that_fails(tmp_path):
 def test_without_openmp(tmp_path):
     """A compiler without OpenMP: one thread serves."""
     picky = tmp_path / "picky-cc"
-    compiler = build.find_compiler()
+    compiler = build.find_compilers()[0][0]
     picky.write_text(f'#!/bin/sh\nfor x in "$@"; do [ "$x" = -fopenmp ] && exit 1; done\nexec {compiler} "$@"\n')
     picky.chmod(0o755)
     code, out, err = finish(python(SHOW, tmp_path, CC=str(picky)))
@@ -163,7 +163,7 @@ def test_wrong_libraries_are_refused(tmp_path, monkeypatch, file, right, wrong, 
     with monkeypatch.context() as context:
         context.setattr(build, "source_hash", lambda: digest)
         context.setattr(build, "FLAGS", QUICK)
-        build.compile_library(build.find_compiler(), tmp_path / "wrong.so")
+        build.compile_library(build.find_compilers(), tmp_path / "wrong.so")
     monkeypatch.setattr(build, "source_hash", lambda: digest)
     with pytest.raises(OSError, match=message):
         kernels.open_library(tmp_path / "wrong.so")
@@ -208,3 +208,49 @@ def test_the_wheel_holds_a_library_for_every_python(tmp_path):
     found = tmp_path / "unpacked" / "tokenmix" / "kernels"
     assert (found / "native.c").exists()
     assert kernels.open_library(found / "libtokenmix.so").tm_level() >= 0
+
+
+@needs_compiler
+def test_a_compiler_with_arguments_and_one_that_fails_before_it(tmp_path):
+    """CC may be a command; where it fails, the next compiler is tried."""
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text('#!/bin/sh\nexec "$@"\n')
+    wrapper.chmod(0o755)
+    for name, command in (("one", f"{wrapper} {build.find_compilers()[0][0]}"), ("two", str(wrapper))):
+        (tmp_path / name).mkdir()
+        code, out, err = finish(python(SHOW, tmp_path / name, CC=command))
+        assert code == 0, err
+        assert out.startswith("native kernels"), out
+
+
+@needs_compiler
+def test_a_broken_library_is_compiled_anew(tmp_path):
+    assert finish(python(SHOW, tmp_path))[0] == 0
+    (library,) = (tmp_path / "cache").glob("*.so")
+    library.write_bytes(library.read_bytes()[:1000])
+    code, out, err = finish(python(SHOW, tmp_path))
+    assert code == 0, err
+    assert "compiled on this machine anew" in out
+
+
+FIRST_USES = {
+    "default dtype": "torch.set_default_dtype(torch.bfloat16); f(x)",
+    "default device": "torch.set_default_device('meta'); f(x)",
+    "fake tensors": "from torch._subclasses import FakeTensorMode\nwith FakeTensorMode() as m: f(m.from_tensor(x))",
+    "export": "torch.export.export(M(), (x,))",
+    "torch.func": "torch.func.grad(lambda y: f(y).sum())(x)",
+}
+
+
+@pytest.mark.parametrize("use", FIRST_USES)
+def test_first_use_in_any_context(use):
+    """The library is loaded and proved in whatever context comes first."""
+    code = (
+        "import torch\nfrom tokenmix.ops.conv import depthwise_conv\nfrom tokenmix import kernels\n"
+        "x, w = torch.randn(1, 9, 8), torch.randn(8, 4)\nf = lambda y: depthwise_conv(y, w.to(y.device))\n"
+        "class M(torch.nn.Module):\n    def forward(self, y): return depthwise_conv(y, w)\n"
+        f"{FIRST_USES[use]}\nprint(kernels.status().path)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-1500:]
+    assert done.stdout.split()[-1] == kernels.status().path

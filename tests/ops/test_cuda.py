@@ -97,7 +97,7 @@ SSD = {
     "D": rand(4, seed=6),
     "state": rand(2, 4, 3, 5, seed=7),
 }
-CONV = {"x": rand(2, 9, 4, seed=1), "weight": rand(4, 3, seed=2), "bias": rand(4, seed=3)}
+CONV = {"x": rand(2, 9, 8, seed=1), "weight": rand(8, 3, seed=2), "bias": rand(8, seed=3)}
 MASK = torch.arange(9) < torch.tensor([[9], [4]])
 
 

@@ -13,12 +13,15 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from tokenmix.kernels import build, native
 
@@ -53,7 +56,7 @@ class Status:
 
 _lock = threading.Lock()
 _loaded: tuple[ctypes.CDLL | None, Status] | None = None
-_forced: list[str] = []
+_forced: ContextVar[str] = ContextVar("tokenmix_kernels", default="auto")
 try:  # dispatch modes, transforms of torch.func, and jit's tracing; all three are private
     _WATCHERS: tuple[Callable[[], Any], ...] | None = (
         torch._C._len_torch_dispatch_stack,
@@ -102,19 +105,26 @@ def unwanted() -> bool:
         >>> unwanted()
         False
     """
-    return bool(_forced) and _forced[-1] == "torch"
+    return _forced.get() == "torch"
 
 
 def serves(*tensors: Tensor | None) -> bool:
-    """Whether the kernels are in use for these tensors: all on the CPU, none in float64."""
+    """Whether the kernels are in use for these tensors: all on the CPU, none in float64, and nothing transforms them.
+
+    Transforms of torch.func and forward-mode derivatives are for plain torch.
+    """
     given = [tensor for tensor in tensors if tensor is not None]
-    return all(t.device.type == "cpu" and t.dtype != torch.float64 for t in given) and available()
+    if not all(t.device.type == "cpu" and t.dtype != torch.float64 for t in given):
+        return False
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return False
+    return available()
 
 
-def direct(tensor: Tensor) -> bool:
+def direct(*tensors: Tensor | None) -> bool:
     """Whether a kernel may be called without torch's dispatcher, which costs more than a small kernel.
 
-    That is so without gradients, for a plain tensor, where nothing traces, transforms or watches the calls.
+    That is so without gradients, for plain tensors, where nothing traces, transforms or watches the calls.
 
     Example:
         >>> direct(torch.ones(1)), direct(torch.ones(1, requires_grad=True))
@@ -123,14 +133,20 @@ def direct(tensor: Tensor) -> bool:
         ...     direct(torch.ones(1))
         True
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or type(tensor) not in (Tensor, torch.nn.Parameter):
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
+    for tensor in tensors:
+        if tensor is not None and (type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.is_neg()):
+            return False
     return _WATCHERS is not None and not any(watcher() for watcher in _WATCHERS)
 
 
 @contextmanager
 def use(path: str) -> Iterator[None]:
-    """Within the block, use plain torch ("torch"), or the kernels where they load ("auto").
+    """Within the block, use plain torch ("torch"), or the kernels where they load ("auto"); in this thread.
+
+    What torch.compile has compiled keeps the path that was in use then. Windowed attention then runs on torch's own
+    flash kernel.
 
     Raises:
         ValueError: another path.
@@ -142,11 +158,11 @@ def use(path: str) -> Iterator[None]:
     """
     if path not in ("auto", "torch"):
         raise ValueError(f"path: expected 'auto' or 'torch', found {path!r}")
-    _forced.append(path)
+    token = _forced.set(path)
     try:
         yield
     finally:
-        _forced.pop()
+        _forced.reset(token)
 
 
 def _load() -> tuple[ctypes.CDLL | None, Status]:
@@ -165,7 +181,12 @@ def _find() -> tuple[ctypes.CDLL | None, Status]:
     if choice == "torch":
         return None, Status("torch", "TOKENMIX_KERNELS=torch")
     reasons = []
-    for reason, find in (("compiled at install", _prebuilt), ("compiled on this machine", _compiled)):
+    ways = (
+        ("compiled at install", _prebuilt),
+        ("compiled on this machine", build.cached_library),
+        ("compiled on this machine anew", partial(build.cached_library, anew=True)),
+    )
+    for reason, find in ways:
         try:
             path = find()
             found = open_library(path)
@@ -173,7 +194,7 @@ def _find() -> tuple[ctypes.CDLL | None, Status]:
             reasons.append(str(error))
             continue
         return found, Status("c", reason, path, LEVELS[found.tm_level()], bool(found.tm_openmp()))
-    why = "; ".join(reasons)
+    why = "; ".join(dict.fromkeys(reasons))
     if choice == "c":
         raise RuntimeError(f"TOKENMIX_KERNELS: c asks for the native kernels, which do not load: {why}")
     return None, Status("torch", why)
@@ -183,10 +204,6 @@ def _prebuilt() -> Path:
     if not build.PREBUILT.exists():
         raise build.BuildError("none were compiled at install")
     return build.PREBUILT
-
-
-def _compiled() -> Path:
-    return build.cached_library(build.find_compiler())
 
 
 def open_library(path: Path) -> ctypes.CDLL:
@@ -208,13 +225,18 @@ def open_library(path: Path) -> ctypes.CDLL:
 
 
 def _probe(found: ctypes.CDLL, path: Path) -> None:
-    """Two tokens of one channel: h_1 = 2 x 3 x 5 = 30, h_2 = 30 exp(-2) + 30, y_t = 4 h_t."""
-    x, dt, B, C = (torch.full((1, 2, 1), value) for value in (3.0, 2.0, 5.0, 4.0))
-    scan, alive = native.scan_arguments(x, dt, -torch.ones(1, 1), B, C, softplus=False, chunk=2)
-    y, last = torch.empty(1, 2, 1), torch.empty(1, 1, 1)
-    scan.y, scan.last = y.data_ptr(), last.data_ptr()
+    """Two tokens of a channel: h_1 = 2 x 3 x 5 = 30, h_2 = 30 exp(-2) + 30, y_t = 4 h_t. No tensors, so no modes."""
+
+    def numbers(*values: float) -> Any:
+        return (ctypes.c_float * len(values))(*values)
+
+    given = {"x": numbers(3, 3), "dt": numbers(2, 2), "A": numbers(-1), "B": numbers(5, 5), "C": numbers(4, 4)}
+    y, last = numbers(0, 0), numbers(0)
+    strides = {f"{name}_{axis}": size for name in ("x", "dt", "B", "C") for axis, size in (("row", 2), ("time", 1))}
+    scan = native.Scan(rows=1, length=2, channels=1, states=1, chunk=2, threads=1, **strides)
+    for name, array in {**given, "y": y, "last": last}.items():
+        setattr(scan, name, ctypes.addressof(array))
     native.run(found.tm_scan_forward, scan)
-    del alive
     expected = [120.0, 120.0 * (1 + math.exp(-2))]
-    if not torch.allclose(y.flatten(), torch.tensor(expected), rtol=1e-5):
-        raise OSError(f"{path}: the probe expected {expected}, found {y.flatten().tolist()}")
+    if not all(math.isclose(a, b, rel_tol=1e-5) for a, b in zip(y, expected, strict=True)):
+        raise OSError(f"{path}: the probe expected {expected}, found {list(y)}")

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import stat
 import subprocess
@@ -36,32 +37,45 @@ def source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def find_compiler() -> str | None:
-    """The C compiler: the environment variable CC, or the first of cc, gcc and clang on the PATH."""
-    named = os.environ.get("CC", "").split()
-    for name in (*named[:1], "cc", "gcc", "clang"):
-        if path := shutil.which(name):
-            return path
-    return None
+def find_compilers() -> list[list[str]]:
+    """Commands of C compilers: the environment variable CC, then cc, gcc and clang, as far as they are on the PATH."""
+    found = []
+    for command in (shlex.split(os.environ.get("CC", "")), ["cc"], ["gcc"], ["clang"]):
+        if command and (path := shutil.which(command[0])):
+            found.append([path, *command[1:]])
+    return found
 
 
-def compile_library(compiler: str, target: Path) -> None:
-    """Compile the kernels to `target`, which appears whole or not at all; without OpenMP where that fails.
+def compile_library(compilers: list[list[str]], target: Path) -> None:
+    """Compile the kernels to `target`, which appears whole or not at all, with the first compiler that can.
 
     Raises:
-        BuildError: with what the compiler said.
+        BuildError: no compiler, or what each of them said.
     """
+    said = []
+    for compiler in compilers:
+        try:
+            _compile(compiler, target)
+        except BuildError as error:
+            said.append(str(error))
+        else:
+            return
+    raise BuildError("; ".join(said) or "no C compiler: none of CC, cc, gcc and clang is on the PATH")
+
+
+def _compile(compiler: list[str], target: Path) -> None:
+    """Without OpenMP where that fails."""
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=target.stem, suffix=".part", delete=False) as part:
         pass
     said = ""
     try:
         for openmp in (["-fopenmp"], []):
             define = f'-DTOKENMIX_HASH="{source_hash()}"'
-            command = [compiler, *FLAGS, *openmp, define, str(FOLDER / "native.c"), "-o", part.name, "-lm"]
+            command = [*compiler, *FLAGS, *openmp, define, str(FOLDER / "native.c"), "-o", part.name, "-lm"]
             try:
                 result = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
             except (OSError, subprocess.TimeoutExpired) as error:
-                raise BuildError(f"{compiler} did not run: {error}") from error
+                raise BuildError(f"{' '.join(compiler)} did not run: {error}") from error
             if result.returncode == 0:
                 os.chmod(part.name, 0o755)
                 os.replace(part.name, target)
@@ -69,27 +83,31 @@ def compile_library(compiler: str, target: Path) -> None:
             said = said or result.stderr.strip()
     finally:
         Path(part.name).unlink(missing_ok=True)
-    raise BuildError(f"{compiler} failed: {said[-500:]}")
+    raise BuildError(f"{' '.join(compiler)} failed: {said[-500:]}")
 
 
-def cached_library(compiler: str | None) -> Path:
+def cached_library(*, anew: bool = False) -> Path:
     """The library in the first cache folder that has it; compiled into the first that can be written, if none has.
 
+    Args:
+        anew: compile it again, over one that does not load.
+
     Raises:
-        BuildError: no compiler, no folder, or what the compiler said.
+        BuildError: no compiler, no folder, or what the compilers said.
     """
     key = hashlib.sha256("\0".join((source_hash(), *FLAGS, platform.machine(), sys.platform)).encode()).hexdigest()
     name = f"kernels-{key[:16]}.so"
-    folders = [folder for folder in cache_folders() if _usable(folder)]
-    for folder in folders:
-        if (folder / name).exists():
+    for folder in cache_folders():
+        if not anew and (folder / name).exists() and _is_ours(folder):
             return folder / name
-    if compiler is None:
+    compilers = find_compilers()
+    if not compilers:
         raise BuildError("no C compiler: none of CC, cc, gcc and clang is on the PATH")
-    if not folders:
-        raise BuildError(f"no folder to build in: {', '.join(map(str, cache_folders()))} cannot be written")
-    compile_library(compiler, folders[0] / name)
-    return folders[0] / name
+    for folder in cache_folders():
+        if _can_write(folder):
+            compile_library(compilers, folder / name)
+            return folder / name
+    raise BuildError(f"no folder to build in: {', '.join(map(str, cache_folders()))} cannot be written")
 
 
 def cache_folders() -> list[Path]:
@@ -103,23 +121,20 @@ def cache_folders() -> list[Path]:
     return [*folders, Path(tempfile.gettempdir()) / f"tokenmix-{user}"]
 
 
-def _usable(folder: Path) -> bool:
-    """Whether a folder is, or could be made, ours: nobody else may put a library there."""
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody but us, or root, may put a library there."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
-        if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
-            return False
-        with tempfile.TemporaryFile(dir=folder):
-            return True
     except OSError:
         return False
+    trusted = not hasattr(os, "getuid") or found.st_uid in (os.getuid(), 0)
+    return trusted and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def compiler_version(compiler: str) -> str:
-    """The first line of `compiler --version`."""
+def _can_write(folder: Path) -> bool:
     try:
-        result = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return compiler
-    return (result.stdout.splitlines() or [compiler])[0]
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return _is_ours(folder)
+    except OSError:
+        return False

@@ -52,7 +52,8 @@ INLINE vf conv_at(const float *x, const float *weight, int64_t all, int64_t taps
 static int conv_forward(const Conv *c) {
     const int64_t D = c->channels, K = c->taps, L = c->length, stretches = (L + STEPS - 1) / STEPS;
     int32_t *taps = count_taps(c);
-    int64_t failed = taps == NULL;
+    int64_t failed = 0;
+    if (!taps) return 1;
 #pragma omp parallel num_threads((int)c->threads) if (c->threads > 1) reduction(+ : failed)
     {
         float *x = malloc(sizeof(float) * (STEPS + 2 * K) * W), *weight = x ? x + (STEPS + K) * W : NULL;
@@ -126,7 +127,12 @@ static int conv_backward(const Conv *c, const ConvGrads *g) {
     const int64_t D = c->channels, vectors = (D + W - 1) / W, K = c->taps, wide = (K + 1) * W, L = c->length;
     float *sums = calloc(c->rows * vectors * wide, sizeof(float));
     int32_t *taps = count_taps(c);
-    int64_t failed = sums == NULL || taps == NULL;
+    int64_t failed = 0;
+    if (!sums || !taps) {
+        free(sums);
+        free(taps);
+        return 1;
+    }
 #pragma omp parallel num_threads((int)c->threads) if (c->threads > 1) reduction(+ : failed)
     {
         const int64_t rows = STEPS + K;

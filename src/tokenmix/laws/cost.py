@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from tokenmix import kernels
 from tokenmix.laws.bench import Bench
 from tokenmix.laws.trial import Trial
 
@@ -89,6 +90,11 @@ def _count(bench: Bench, length: int) -> tuple[int, int]:
     placed = bench.place([bench.document(length)])
     mixer = bench.subject
     # the fused attention of the CPU is not counted by FlopCounterMode; its decomposition is
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as flops, ElementCounter() as elements:
+    with (
+        kernels.use("torch"),  # inside a kernel nothing is seen
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as flops,
+        ElementCounter() as elements,
+    ):
         mixer(placed.x, placed.layout)
     return flops.get_total_flops(), elements.elements

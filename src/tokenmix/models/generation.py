@@ -18,12 +18,14 @@ from tokenmix.models.packed import packed_linears
 from tokenmix.stack_state import StackState
 
 # settings of a GenerationConfig that change tokens, which only transformers' loop knows, with the values that do not
-_ONLY_THEIRS: dict[str, Any] = {
-    "num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_p": None,
-    "top_h": None, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "bad_words_ids": None, "min_length": 0,
-    "min_new_tokens": None, "suppress_tokens": None, "begin_suppress_tokens": None, "sequence_bias": None,
-    "forced_bos_token_id": None, "forced_eos_token_id": None, "guidance_scale": None, "penalty_alpha": None,
-    "exponential_decay_length_penalty": None, "watermarking_config": None, "stop_strings": None,
+_ONLY_THEIRS: dict[str, tuple[Any, ...]] = {
+    "num_beams": (1,), "num_return_sequences": (1,), "repetition_penalty": (1.0,), "encoder_repetition_penalty": (1.0,),
+    "no_repeat_ngram_size": (0,), "encoder_no_repeat_ngram_size": (0,), "min_p": (0.0,), "top_h": (),
+    "typical_p": (1.0,), "epsilon_cutoff": (0.0,), "eta_cutoff": (0.0,), "bad_words_ids": ([],), "min_length": (0,),
+    "min_new_tokens": (0,), "suppress_tokens": ([],), "begin_suppress_tokens": ([],), "sequence_bias": ({},),
+    "forced_bos_token_id": (), "forced_eos_token_id": (), "guidance_scale": (1.0,), "penalty_alpha": (),
+    "exponential_decay_length_penalty": (), "watermarking_config": (), "stop_strings": (), "max_time": (),
+    "token_healing": (False,),
 }  # fmt: skip
 
 
@@ -97,7 +99,7 @@ def generate(
     rows, length = input_ids.shape
     tokens = input_ids.new_empty(rows, length + max_new_tokens, dtype=torch.int64)
     tokens[:, :length] = input_ids
-    with torch.inference_mode():
+    with torch.inference_mode() if state is None else torch.no_grad():  # a given state may be trained on
         count = _fill(model, tokens, length, mask, draw, ends, pad, streamer, pack_weights, state)
     return tokens if count == tokens.shape[1] else tokens[:, :count].clone()
 
@@ -153,10 +155,11 @@ def _check_model(model: MixerForCausalLM) -> None:
         raise TypeError(f"model: expected a MixerForCausalLM, found {type(model).__name__}; try its own generate")
     for name, neutral in _ONLY_THEIRS.items():
         found = getattr(model.generation_config, name, None)
-        if found is not None and found != neutral:
+        if found is not None and found not in neutral:
+            expected = " or ".join(map(repr, (None, *neutral)))
             raise ValueError(
-                f"model.generation_config.{name}: expected None or {neutral}, since only model.generate knows it, "
-                f"found {found}"
+                f"model.generation_config.{name}: expected {expected}, since only model.generate knows it, found "
+                f"{found!r}"
             )
 
 
@@ -168,6 +171,7 @@ class _Ends(NamedTuple):
 def _special_tokens(model: MixerForCausalLM, eos: int | list[int] | None, pad: int | None) -> _Ends:
     eos = model.generation_config.eos_token_id if eos is None else eos
     pad = model.generation_config.pad_token_id if pad is None else pad
+    eos = eos.tolist() if isinstance(eos, Tensor) else eos
     ends = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
     for name, value in [*(("eos_token_id", end) for end in ends), ("pad_token_id", pad)]:
         if value is not None and not 0 <= value < model.config.vocab_size:

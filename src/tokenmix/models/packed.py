@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+_changing = threading.Lock()
 
 
 @contextmanager
@@ -37,15 +40,16 @@ def packed_linears(module: nn.Module, rows: int) -> Iterator[int]:
     """
     changed = []
     try:
-        for layer in module.modules():
-            forward = _packed_forward(layer, rows) if type(layer) is nn.Linear else None
-            if forward is not None:
-                layer.forward = forward
-                changed.append(layer)
+        with _changing:  # another thread finds a layer packed, and leaves it alone, or not yet
+            for layer in module.modules():
+                forward = _packed_forward(layer, rows) if type(layer) is nn.Linear else None
+                if forward is not None:
+                    layer.forward = forward
+                    changed.append(layer)
         yield len(changed)
     finally:
         for layer in changed:
-            del layer.forward  # that of the class again
+            vars(layer).pop("forward", None)  # that of the class again
 
 
 def _packed_forward(layer: nn.Linear, rows: int) -> Callable[[Tensor], Tensor] | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -70,6 +71,25 @@ def _kind(value: Tensor) -> str:
     if value.is_complex():
         return "complex"
     return "floating point" if value.is_floating_point() else "integer"
+
+
+def again(
+    plain: Callable[..., Any], inputs: Sequence[Tensor | None], needed: Sequence[bool], grads: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Gradients that can be differentiated once more, by way of the plain torch form of a kernel.
+
+    Args:
+        plain: (*inputs) -> a tensor or a tuple of them. inputs: what the kernel read.
+        needed: which of them want a gradient. grads: of the outputs.
+    """
+    from tokenmix import kernels
+
+    with kernels.use("torch"), torch.enable_grad():
+        outputs = plain(*inputs)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        wanted = [x for x, need in zip(inputs, needed, strict=False) if need and x is not None]
+        found = iter(torch.autograd.grad(outputs, wanted, list(grads), create_graph=True, materialize_grads=True))
+    return [next(found) if need and x is not None else None for x, need in zip(inputs, needed, strict=False)]
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:

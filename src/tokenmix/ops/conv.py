@@ -63,7 +63,7 @@ def depthwise_conv(
     if causal and weight.dim() == 2 and kernels.serves(x):
         return native_conv(x, weight, bias, state, starts, silu).to(kind)
     plain = causal and weight.dim() == 2 and starts is None and state is None
-    if plain and 2 <= weight.shape[1] <= 4 and cuda.conv.serves(x):
+    if plain and 2 <= weight.shape[1] <= 4 and x.shape[2] % 8 == 0 and cuda.conv.serves(x):
         return cuda.conv(x, weight, bias, silu).to(kind)
     length, taps = x.shape[1], weight.shape[-1]
     left, right = (taps - 1, 0) if causal else (taps // 2, taps // 2)

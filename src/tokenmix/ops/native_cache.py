@@ -30,12 +30,12 @@ def read_cached(source: Full | Span, tokens: Tokens, scale: float) -> Tensor:
     """(B, H, 1, D): softmax attention of one query over all keys, or over an interval of them."""
     q, k, v = tokens[:3]
     if isinstance(source, Full):
-        return (_run if kernels.direct(q) else read_cache)(q, k, v, None, None, scale)
+        return (_run if kernels.direct(q, k, v) else read_cache)(q, k, v, None, None, scale)
     batch = q.shape[0]
     if source.low.shape not in ((batch, 1), (1, 1)):
         raise ValueError(f"low, high: expected shape (B, Lq)={(batch, 1)} or (1, Lq), found {tuple(source.low.shape)}")
     low, high = (x.clamp(0, k.shape[2]).expand(batch, 1)[:, 0] for x in (source.low, source.high))
-    return (_run if kernels.direct(q) else read_cache)(q, k, v, low, high, scale)
+    return (_run if kernels.direct(q, k, v, low, high) else read_cache)(q, k, v, low, high, scale)
 
 
 def _run(q: Tensor, k: Tensor, v: Tensor, low: Tensor | None, high: Tensor | None, scale: float) -> Tensor:

@@ -9,13 +9,16 @@ from torch import Tensor
 
 from tokenmix import kernels
 from tokenmix.kernels import native
+from tokenmix.ops.common import again
 
 
 def native_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, starts: Tensor | None, silu: bool
 ) -> Tensor:
     """See `tokenmix.ops.conv.depthwise_conv`: causal, one filter (C, K) a channel, float32 on the CPU."""
-    y: Tensor = (_run if kernels.direct(x) else _conv)(x, weight, bias, state, starts, silu)
+    y: Tensor = (_run if kernels.direct(x, weight, bias, state, starts) else _conv)(
+        x, weight, bias, state, starts, silu
+    )
     return y
 
 
@@ -47,7 +50,7 @@ def _conv_backward(
     conv, alive = _arguments(x, weight, bias, state, starts, silu)
     grad = grad.contiguous()
     grad_x, grad_weight, grad_bias, grad_state = _backward_shapes(grad, x, weight, bias, state)
-    taps = torch.empty(weight.shape[1], weight.shape[0])
+    taps = x.new_empty(weight.shape[1], weight.shape[0])
     outputs = (grad, grad_x, taps, grad_bias, None if state is None else grad_state)
     native.run(kernels.library().tm_conv_backward, conv, native.ConvGrads(*map(native.address, outputs)))
     del alive
@@ -94,6 +97,13 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: A
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, state, starts = ctx.saved_tensors
+    if torch.is_grad_enabled():  # the gradients will be differentiated, which the kernel cannot
+        from tokenmix.ops.conv import depthwise_conv
+
+        def plain(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None) -> Tensor:
+            return depthwise_conv(x, weight, bias, starts=starts, state=state, silu=ctx.silu)
+
+        return *again(plain, (x, weight, bias, state), ctx.needs_input_grad, (grad,)), None, None
     grad_x, grad_weight, grad_bias, grad_state = _conv_backward(grad, x, weight, bias, state, starts, ctx.silu)
     return grad_x, grad_weight, None if bias is None else grad_bias, None if state is None else grad_state, None, None
 

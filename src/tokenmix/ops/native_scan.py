@@ -34,7 +34,7 @@ def native_scan(
     """
     given = (x, dt, A, B, C, D, z, dt_bias, state)
     keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
-    call = _run if kernels.direct(x) else _scan
+    call = _run if kernels.direct(*given, mask, starts) else _scan
     y, last, _ = call(x, dt, A, B, C, D, z, dt_bias, state, mask, starts, softplus, keep)
     return y, last
 
@@ -131,19 +131,22 @@ def _backward_shapes(_: Tensor, grad_last: Tensor, *rest: Any) -> tuple[Tensor, 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, dt, A, B, C, D, z, dt_bias, state, mask, starts, softplus, _ = inputs
-    ctx.save_for_backward(x, dt, A, B, C, D, z, dt_bias, mask, starts, output[2])
-    ctx.softplus, ctx.has_state = softplus, state is not None
+    ctx.save_for_backward(x, dt, A, B, C, D, z, dt_bias, state, mask, starts, output[2])
+    ctx.softplus = softplus
 
 
 def _backward(ctx: Any, grad_y: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     *saved, entries = ctx.saved_tensors
-    D, z, dt_bias = saved[5:8]
+    if entries.shape[1] == 0:  # traced where no gradients were wanted
+        entries = _scan(*saved, ctx.softplus, True)[2]
+    D, z, dt_bias, state = saved[5:9]
+    del saved[8]
     *grads, grad_D, grad_z, grad_bias, grad_state = _scan_backward(grad_y, grad_last, *saved, entries, ctx.softplus)
     optional = [
         grad if there else None
         for grad, there in ((grad_D, D is not None), (grad_z, z is not None), (grad_bias, dt_bias is not None))
     ]
-    return *grads, *optional, grad_state if ctx.has_state else None, None, None, None, None
+    return *grads, *optional, None if state is None else grad_state, None, None, None, None
 
 
 _scan.register_autograd(_backward, setup_context=_save)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from tokenmix import kernels
 from tokenmix.kernels import native
+from tokenmix.ops.common import again
 
 SPAN = 64  # tokens in a chunk; as in ssd.h
 
@@ -140,18 +142,44 @@ def _backward_shapes(_: Tensor, grad_last: Tensor, v: Tensor, *rest: Any) -> tup
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     *given, state, _ = inputs
-    ctx.save_for_backward(*given, output[2])
-    ctx.has_state = state is not None
+    ctx.save_for_backward(*given, state, output[2])
 
 
 def _backward(ctx: Any, grad_y: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors  # once: recomputed layers allow no second look
+    *saved, state, entries = ctx.saved_tensors  # once: recomputed layers allow no second look
+    if torch.is_grad_enabled():  # the gradients will be differentiated, which the kernel cannot
+        *given, starts, mask = saved
+        plain = partial(_plain, starts=starts, mask=mask)
+        found = again(plain, (*given, state), (*ctx.needs_input_grad[:6], ctx.needs_input_grad[8]), (grad_y, grad_last))
+        return *found[:6], None, None, found[6], None
+    if entries.shape[2] == 0:  # traced where no gradients were wanted
+        entries = _ssd(*saved, state, True)[2]
+    saved = [*saved, entries]
     grad_v, grad_decay, grad_scale, grad_skip, grad_k, grad_q, grad_state = _ssd_backward(grad_y, grad_last, *saved)
     optional = [
         None if given is None else grad
         for grad, given in zip((grad_decay, grad_scale, grad_skip.sum(0)), saved[1:4], strict=True)
     ]
-    return grad_v, *optional, grad_k, grad_q, None, None, grad_state if ctx.has_state else None, None
+    return grad_v, *optional, grad_k, grad_q, None, None, None if state is None else grad_state, None
+
+
+def _plain(
+    v: Tensor,
+    log_decay: Tensor | None,
+    scale: Tensor | None,
+    skip: Tensor | None,
+    k: Tensor,
+    q: Tensor,
+    state: Tensor | None,
+    starts: Tensor | None,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    from tokenmix.ops.chunked_scan import chunked_scan
+
+    real = v if mask is None else v.masked_fill(~mask[..., None, None], 0)
+    scaled = real if scale is None else real * scale[..., None]
+    y, last = chunked_scan(scaled, log_decay, k, q, starts=starts, mask=mask, state=state)
+    return y if skip is None else y + skip[:, None] * real, last
 
 
 _ssd.register_autograd(_backward, setup_context=_save)

@@ -207,7 +207,9 @@ def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | N
     if torch.is_grad_enabled():  # the gradients will be differentiated, which the kernel cannot
         blocks_, restore = block(Band(window, causal, dilation), Tokens(q, k, v, mask, segments, None))
         plain = restore([compute_plainly(x, Rule("softmax", scale, sums=False))[0] for x in blocks_])
-        grads = torch.autograd.grad(plain, (q, k, v), grad.to(plain.dtype), create_graph=True)
+        wanted = [x for x, need in zip((q, k, v), ctx.needs_input_grad, strict=False) if need]
+        found = iter(torch.autograd.grad(plain, wanted, grad.to(plain.dtype), create_graph=True))
+        grads = tuple(next(found) if need else None for need in ctx.needs_input_grad[:3])
     else:
         grads = windowed_attention_backward(grad, q, k, v, y, total, mask, segments, window, causal, dilation, scale)
     return *grads, *[None] * 6

@@ -85,6 +85,7 @@ def again(
     from tokenmix import kernels
 
     with kernels.use("torch"), torch.enable_grad():
+        inputs = [None if x is None else x.view_as(x) for x in inputs]  # apart, also where one is computed from another
         outputs = plain(*inputs)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         wanted = [x for x, need in zip(inputs, needed, strict=False) if need and x is not None]

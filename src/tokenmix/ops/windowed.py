@@ -18,6 +18,7 @@ from torch.utils.flop_counter import register_flop_formula
 from tokenmix.ops import native_window
 from tokenmix.ops.band_pieces import Hidden, Piece, cut
 from tokenmix.ops.blocked import Tokens, block
+from tokenmix.ops.common import again
 from tokenmix.ops.dense import Rule, compute_plainly
 from tokenmix.ops.precision import at_least_float32
 from tokenmix.ops.sources import Band
@@ -205,13 +206,13 @@ def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | N
     q, k, v, y, total, mask, segments = ctx.saved_tensors
     window, causal, dilation, scale = ctx.options
     if torch.is_grad_enabled():  # the gradients will be differentiated, which the kernel cannot
-        blocks_, restore = block(Band(window, causal, dilation), Tokens(q, k, v, mask, segments, None))
-        plain = restore([compute_plainly(x, Rule("softmax", scale, sums=False))[0] for x in blocks_])
-        wanted = [x for x, need in zip((q, k, v), ctx.needs_input_grad, strict=False) if need]
-        found = iter(torch.autograd.grad(plain, wanted, grad.to(plain.dtype), create_graph=True))
-        grads = tuple(next(found) if need else None for need in ctx.needs_input_grad[:3])
-    else:
-        grads = windowed_attention_backward(grad, q, k, v, y, total, mask, segments, window, causal, dilation, scale)
+
+        def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            blocks_, restore = block(Band(window, causal, dilation), Tokens(q, k, v, mask, segments, None))
+            return restore([compute_plainly(x, Rule("softmax", scale, sums=False))[0] for x in blocks_]).to(grad.dtype)
+
+        return *again(plain, (q, k, v), ctx.needs_input_grad, (grad,)), *[None] * 6
+    grads = windowed_attention_backward(grad, q, k, v, y, total, mask, segments, window, causal, dilation, scale)
     return *grads, *[None] * 6
 
 

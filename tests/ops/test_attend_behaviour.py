@@ -222,3 +222,8 @@ def test_bad_sources_are_refused(make, error, message):
 def test_bad_calls_are_refused(inputs, options, error, message):
     with pytest.raises(error, match=message):
         attend(*inputs, **options)
+
+
+def test_a_band_is_not_two_numbers():
+    with pytest.raises(TypeError, match="causal: expected True or False, found 0"):
+        Band(7, 0)

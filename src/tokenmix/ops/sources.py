@@ -59,6 +59,8 @@ class Band:
     def __post_init__(self) -> None:
         _check_positive("window", self.window)
         _check_positive("dilation", self.dilation)
+        if not isinstance(self.causal, bool):  # Band(7, 0) is not a window of 7 on one side
+            raise TypeError(f"causal: expected True or False, found {self.causal!r}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -236,7 +236,10 @@ def test_a_broken_library_is_compiled_anew(tmp_path):
 FIRST_USES = {
     "default dtype": "torch.set_default_dtype(torch.bfloat16); f(x)",
     "default device": "torch.set_default_device('meta'); f(x)",
-    "fake tensors": "from torch._subclasses import FakeTensorMode\nwith FakeTensorMode() as m: f(m.from_tensor(x))",
+    "fake tensors": (
+        "from torch._subclasses import FakeTensorMode\n"
+        "with FakeTensorMode(allow_non_fake_inputs=True) as m: f(m.from_tensor(x))"
+    ),
     "export": "torch.export.export(M(), (x,))",
     "torch.func": "torch.func.grad(lambda y: f(y).sum())(x)",
 }

@@ -212,6 +212,7 @@ def open_library(path: Path) -> ctypes.CDLL:
     Raises:
         OSError: it does not load, was made from other sources, or computes something wrong.
     """
+    build.check_seal(path)
     found = ctypes.CDLL(str(path))
     try:
         native.declare(found)

@@ -18,6 +18,7 @@ FOLDER = Path(__file__).parent
 PREBUILT = FOLDER / "libtokenmix.so"  # put there by setup.py where a compiler was found at install time
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fvisibility=hidden", "-Wno-psabi")
 _SECONDS = 300
+_SEALED = sys.platform.startswith("linux")  # elsewhere a signature ends the file
 
 
 class BuildError(RuntimeError):
@@ -77,6 +78,7 @@ def _compile(compiler: list[str], target: Path) -> None:
             except (OSError, subprocess.TimeoutExpired) as error:
                 raise BuildError(f"{' '.join(compiler)} did not run: {error}") from error
             if result.returncode == 0:
+                _seal(Path(part.name))
                 os.chmod(part.name, 0o755)
                 os.replace(part.name, target)
                 return
@@ -84,6 +86,24 @@ def _compile(compiler: list[str], target: Path) -> None:
     finally:
         Path(part.name).unlink(missing_ok=True)
     raise BuildError(f"{' '.join(compiler)} failed: {said[-500:]}")
+
+
+def _seal(path: Path) -> None:
+    """Put a digest behind a library: loading one that was cut short would end the process."""
+    if _SEALED:
+        content = path.read_bytes()
+        path.write_bytes(content + hashlib.sha256(content).digest())
+
+
+def check_seal(path: Path) -> None:
+    """Refuse a library that is not as it was compiled.
+
+    Raises:
+        OSError: it is damaged, or not there.
+    """
+    content = path.read_bytes()
+    if _SEALED and hashlib.sha256(content[:-32]).digest() != content[-32:]:
+        raise OSError(f"{path}: damaged, or not compiled by tokenmix")
 
 
 def cached_library(*, anew: bool = False) -> Path:

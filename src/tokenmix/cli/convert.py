@@ -147,13 +147,12 @@ def _no_folder(name: str) -> str:
 
 def _check_mixers(arguments: argparse.Namespace) -> None:
     """Refuse a mixer that is not there before anything is loaded."""
-    import tokenmix
     from tokenmix.mixer import get_mixer
 
     specs = json_object("--layers", arguments.layers).values() if arguments.layers is not None else [arguments.to]
     for spec in specs:
         name = spec.get("mixer") if isinstance(spec, dict) else spec
-        if isinstance(name, str) and tokenmix.list_mixers():  # importing tokenmix registers them
+        if isinstance(name, str):
             get_mixer(name)
 
 

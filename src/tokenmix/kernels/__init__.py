@@ -57,10 +57,9 @@ class Status:
 _lock = threading.Lock()
 _loaded: tuple[ctypes.CDLL | None, Status] | None = None
 _forced: ContextVar[str] = ContextVar("tokenmix_kernels", default="auto")
-try:  # dispatch modes, transforms of torch.func, and jit's tracing; all three are private
+try:  # dispatch modes, and jit's tracing; both are private
     _WATCHERS: tuple[Callable[[], Any], ...] | None = (
         torch._C._len_torch_dispatch_stack,
-        torch._C._functorch.peek_interpreter_stack,
         torch._C._get_tracing_state,
     )
 except AttributeError:
@@ -116,12 +115,42 @@ def serves(*tensors: Tensor | None) -> bool:
     given = [tensor for tensor in tensors if tensor is not None]
     if not all(t.device.type == "cpu" and t.dtype != torch.float64 for t in given):
         return False
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return False
-    return available()
+    return not transformed() and available()
 
 
-def direct(*tensors: Tensor | None) -> bool:
+def transformed() -> bool:
+    """Whether derivatives are taken in ways that custom operators do not know: by torch.func, or forward-mode.
+
+    Example:
+        >>> transformed(), torch.func.grad(lambda x: x * transformed())(torch.ones(()))
+        (False, tensor(1.))
+    """
+    return bool(torch._C._are_functorch_transforms_active()) or forward_ad._current_level >= 0
+
+
+def wants_gradients(*tensors: Tensor | None) -> bool:
+    """Whether autograd will ask for the gradient of one of the tensors.
+
+    Example:
+        >>> wants_gradients(torch.ones(1)), wants_gradients(None, torch.ones(1, requires_grad=True))
+        (False, True)
+    """
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def call(function: Callable[..., Any], operator: Callable[..., Any], *arguments: Any) -> Any:
+    """The function that an operator of torch.library was made of, called as it is where that is allowed.
+
+    Args:
+        function: what calls a kernel.
+        operator: the same, registered with torch.
+        arguments: of either.
+    """
+    tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+    return (function if direct(*tensors) else operator)(*arguments)
+
+
+def direct(*tensors: Tensor) -> bool:
     """Whether a kernel may be called without torch's dispatcher, which costs more than a small kernel.
 
     That is so without gradients, for plain tensors, where nothing traces, transforms or watches the calls.
@@ -136,9 +165,9 @@ def direct(*tensors: Tensor | None) -> bool:
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     for tensor in tensors:
-        if tensor is not None and (type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.is_neg()):
+        if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.is_neg():
             return False
-    return _WATCHERS is not None and not any(watcher() for watcher in _WATCHERS)
+    return _WATCHERS is not None and not transformed() and not any(watcher() for watcher in _WATCHERS)
 
 
 @contextmanager
@@ -190,11 +219,15 @@ def _find() -> tuple[ctypes.CDLL | None, Status]:
         try:
             path = find()
             found = open_library(path)
-        except (build.BuildError, OSError) as error:
+        except build.BuildError as error:
             reasons.append(str(error))
-            continue
-        return found, Status("c", reason, path, LEVELS[found.tm_level()], bool(found.tm_openmp()))
-    why = "; ".join(dict.fromkeys(reasons))
+            if find is build.cached_library:
+                break  # compiling anew would fail likewise
+        except OSError as error:
+            reasons.append(str(error))
+        else:
+            return found, Status("c", reason, path, LEVELS[found.tm_level()], bool(found.tm_openmp()))
+    why = "; ".join(reasons)
     if choice == "c":
         raise RuntimeError(f"TOKENMIX_KERNELS: c asks for the native kernels, which do not load: {why}")
     return None, Status("torch", why)

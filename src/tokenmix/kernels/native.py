@@ -94,39 +94,7 @@ def run(function: Any, *structs: Any) -> None:
         raise MemoryError(f"{function.__name__}: no memory for the scratch of a kernel")
 
 
-def scan_arguments(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    dt_bias: Tensor | None = None,
-    state: Tensor | None = None,
-    mask: Tensor | None = None,
-    starts: Tensor | None = None,
-    *,
-    softplus: bool,
-    chunk: int,
-) -> tuple[Any, tuple[Tensor | None, ...]]:
-    """A `Scan` without outputs, and the tensors that must live as long as it is used."""
-    x, dt, B, C = map(rows, (x, dt, B, C))
-    z = None if z is None else rows(z)
-    A = A.contiguous()
-    rest = tuple(None if t is None else t.contiguous() for t in (D, dt_bias, state, mask, starts))
-    D, dt_bias, state, mask, starts = rest
-    (count, length, channels), states = x.shape, A.shape[1]
-    scan = Scan(
-        *map(address, (x, dt, A, B, C, D, z, dt_bias, state, mask, starts)),
-        *(None, None, None),
-        *(count, length, channels, states, chunk),
-        *x.stride()[:2],
-        *dt.stride()[:2],
-        *B.stride()[:2],
-        *C.stride()[:2],
-        *((0, 0) if z is None else z.stride()[:2]),
-        int(softplus),
-        threads(count * length * channels * states),
-    )
-    return scan, (x, dt, A, B, C, z, *rest)
+def holding(struct: Any, *tensors: Tensor | None) -> Any:
+    """The struct, with which the tensors live that it points into."""
+    struct.tensors = tensors
+    return struct

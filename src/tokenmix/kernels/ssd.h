@@ -19,6 +19,7 @@
 #define number_documents NAME(number_documents)
 #define scale_tokens NAME(scale_tokens)
 #define read_scale NAME(read_scale)
+#define read_chunk NAME(read_chunk)
 
 #ifndef SPAN
 #define SPAN 64
@@ -134,6 +135,19 @@ INLINE void number_documents(const uint8_t *starts, int64_t steps, int32_t *docu
     for (int64_t t = 0; t < SPAN; t++) document[t] = number += starts && t < steps && starts[t];
 }
 
+/* The documents of a chunk, its queries and keys, (SPAN, N), the keys turned, (N, SPAN), and q . k for every pair. */
+static void read_chunk(const Ssd *s, const Chunk *c, int64_t from, int64_t steps, int32_t *document, float *q, float *k,
+                       float *turned, float *scores) {
+    const int64_t N = c->N, at = c->row * s->length + from;
+    const uint8_t *mask = s->mask ? s->mask + at : NULL;
+    number_documents(s->starts ? s->starts + at : NULL, steps, document);
+    pack_tokens(q, N, s->q + c->row * s->q_row + from * s->q_time + c->group * s->q_head, s->q_time, s->keys, steps, mask);
+    pack_tokens(k, N, s->k + c->row * s->k_row + from * s->k_time + c->group * s->k_head, s->k_time, s->keys, steps, mask);
+    transpose(SPAN, N, k, N, turned, SPAN);
+    for (int64_t t = 0; t < SPAN; t += 16)
+        product(16, t + 16, N, q + t * N, N, 1, turned, SPAN, scores + t * SPAN, SPAN, 0);
+}
+
 static void ssd_forward_task(const Ssd *s, const Chunk *c, float *scratch) {
     const int64_t N = c->N, P = c->P, L = s->length, chunks = (L + SPAN - 1) / SPAN;
     float *q = scratch, *k = q + SPAN * N, *across = k + SPAN * N, *scores = across + SPAN * N;
@@ -148,14 +162,7 @@ static void ssd_forward_task(const Ssd *s, const Chunk *c, float *scratch) {
     for (int64_t chunk = 0; chunk < chunks; chunk++) {
         const int64_t from = chunk * SPAN, steps = L - from < SPAN ? L - from : SPAN, at = c->row * L + from;
         const uint8_t *mask = s->mask ? s->mask + at : NULL;
-        number_documents(s->starts ? s->starts + at : NULL, steps, document);
-        pack_tokens(q, N, s->q + c->row * s->q_row + from * s->q_time + c->group * s->q_head, s->q_time, s->keys, steps,
-                    mask);
-        pack_tokens(k, N, s->k + c->row * s->k_row + from * s->k_time + c->group * s->k_head, s->k_time, s->keys, steps,
-                    mask);
-        transpose(SPAN, N, k, N, across, SPAN);
-        for (int64_t t = 0; t < SPAN; t += 16)
-            product(16, t + 16, N, q + t * N, N, 1, across, SPAN, scores + t * SPAN, SPAN, 0);
+        read_chunk(s, c, from, steps, document, q, k, across, scores);
         for (int64_t h = 0; h < c->heads; h++) {
             const int64_t head = c->first + h;
             float *state = states + h * N * P;

@@ -45,14 +45,7 @@ static void ssd_backward_task(const Ssd *s, const SsdGrads *g, const Chunk *c, f
     for (int64_t chunk = chunks - 1; chunk >= 0; chunk--) {
         const int64_t from = chunk * SPAN, steps = L - from < SPAN ? L - from : SPAN, at = c->row * L + from;
         const uint8_t *mask = s->mask ? s->mask + at : NULL;
-        number_documents(s->starts ? s->starts + at : NULL, steps, document);
-        pack_tokens(q, N, s->q + c->row * s->q_row + from * s->q_time + c->group * s->q_head, s->q_time, s->keys, steps,
-                    mask);
-        pack_tokens(k, N, s->k + c->row * s->k_row + from * s->k_time + c->group * s->k_head, s->k_time, s->keys, steps,
-                    mask);
-        transpose(SPAN, N, k, N, across, SPAN);
-        for (int64_t t = 0; t < SPAN; t += 16)
-            product(16, t + 16, N, q + t * N, N, 1, across, SPAN, scores + t * SPAN, SPAN, 0);
+        read_chunk(s, c, from, steps, document, q, k, across, scores);
         memset(sum_q, 0, sizeof(float) * 2 * SPAN * N);
         memset(sum_inner, 0, sizeof(float) * SPAN * SPAN);
         for (int64_t h = 0; h < c->heads; h++) {

@@ -69,6 +69,8 @@ def generate(
         pack_weights: on the CPU, read copies of the weights that are laid out for this number of rows, see
             `tokenmix.models.packed.packed_linears`. It pays for more than about 20 new tokens. Logits are equal within
             rounding, so that a token may differ where two are equally likely.
+        state: what the model has read before `input_ids`: that of `model.stack.init_state`, after calls of the stack or
+            of this function; advanced in place, over all but the last token of the result. Default: nothing.
 
     Returns:
         (B, L + new tokens) int64, the prompts and what follows them.

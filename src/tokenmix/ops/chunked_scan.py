@@ -64,7 +64,6 @@ def chunked_scan(
     state = None if state is None else state.to(v.dtype)
     log_decay = None if log_decay is None else log_decay.to(v.dtype)
     if kernels.serves(v) and v.shape[1] > 1:
-        starts = starts if mask is None or starts is None else starts & mask
         y, state = native_ssd(v, log_decay, k, q, starts, mask, state)
         return y.to(kind), state
     if mask is not None:
@@ -229,7 +228,6 @@ def ssd(
     kind, x = x.dtype, at_least_float32(x)
     dt, A, B, C = (tensor.to(x.dtype) for tensor in (dt, A, B, C))
     if kernels.serves(x) and length > 1 and not wide:
-        starts = starts if mask is None or starts is None else starts & mask
         dt = dt if mask is None else dt.masked_fill(~mask[..., None], 0)
         state = None if state is None else state.to(x.dtype)
         D = None if D is None else D.to(x.dtype)

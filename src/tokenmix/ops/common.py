@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tokenmix import kernels
+
 Kind = Literal["floating point", "bool", "integer"]
 
 
@@ -82,8 +84,6 @@ def again(
         plain: (*inputs) -> a tensor or a tuple of them. inputs: what the kernel read.
         needed: which of them want a gradient. grads: of the outputs.
     """
-    from tokenmix import kernels
-
     with kernels.use("torch"), torch.enable_grad():
         inputs = [None if x is None else x.view_as(x) for x in inputs]  # apart, also where one is computed from another
         outputs = plain(*inputs)

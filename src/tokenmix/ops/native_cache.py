@@ -22,20 +22,29 @@ def reads_cache(source: Full | Span, tokens: Tokens) -> bool:
         return False
     if isinstance(source, Full) and k.numel() < _FEWEST:
         return False
-    grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    return not grad and kernels.serves(q, k, v)
+    return not kernels.wants_gradients(q, k, v) and kernels.serves(q, k, v)
 
 
 def read_cached(source: Full | Span, tokens: Tokens, scale: float) -> Tensor:
     """(B, H, 1, D): softmax attention of one query over all keys, or over an interval of them."""
     q, k, v = tokens[:3]
-    if isinstance(source, Full):
-        return (_run if kernels.direct(q, k, v) else read_cache)(q, k, v, None, None, scale)
-    batch = q.shape[0]
+    low = high = None
+    if isinstance(source, Span):
+        low, high = _bounds(source, q.shape[0], k.shape[2])
+    y: Tensor = kernels.call(_run, read_cache, q, k, v, low, high, scale)
+    return y
+
+
+def _bounds(source: Span, batch: int, keys: int) -> tuple[Tensor, Tensor]:
+    """(B,) first key of a row, and the one behind its last.
+
+    Raises:
+        ValueError: an interval for other rows.
+    """
     if source.low.shape not in ((batch, 1), (1, 1)):
         raise ValueError(f"low, high: expected shape (B, Lq)={(batch, 1)} or (1, Lq), found {tuple(source.low.shape)}")
-    low, high = (x.clamp(0, k.shape[2]).expand(batch, 1)[:, 0] for x in (source.low, source.high))
-    return (_run if kernels.direct(q, k, v, low, high) else read_cache)(q, k, v, low, high, scale)
+    low, high = (x.clamp(0, keys).expand(batch, 1)[:, 0] for x in (source.low, source.high))
+    return low, high
 
 
 def _run(q: Tensor, k: Tensor, v: Tensor, low: Tensor | None, high: Tensor | None, scale: float) -> Tensor:

@@ -16,9 +16,7 @@ def native_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, starts: Tensor | None, silu: bool
 ) -> Tensor:
     """See `tokenmix.ops.conv.depthwise_conv`: causal, one filter (C, K) a channel, float32 on the CPU."""
-    y: Tensor = (_run if kernels.direct(x, weight, bias, state, starts) else _conv)(
-        x, weight, bias, state, starts, silu
-    )
+    y: Tensor = kernels.call(_run, _conv, x, weight, bias, state, starts, silu)
     return y
 
 
@@ -26,10 +24,9 @@ def _run(
     x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, starts: Tensor | None, silu: bool
 ) -> Tensor:
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    conv, alive = _arguments(x, weight, bias, state, starts, silu)
+    conv = _arguments(x, weight, bias, state, starts, silu)
     conv.y = native.address(y)
     native.run(kernels.library().tm_conv_forward, conv)
-    del alive
     return y
 
 
@@ -47,20 +44,19 @@ def _conv_backward(
     silu: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, weight, bias and state."""
-    conv, alive = _arguments(x, weight, bias, state, starts, silu)
+    conv = _arguments(x, weight, bias, state, starts, silu)
     grad = grad.contiguous()
     grad_x, grad_weight, grad_bias, grad_state = _backward_shapes(grad, x, weight, bias, state)
     taps = x.new_empty(weight.shape[1], weight.shape[0])
     outputs = (grad, grad_x, taps, grad_bias, None if state is None else grad_state)
     native.run(kernels.library().tm_conv_backward, conv, native.ConvGrads(*map(native.address, outputs)))
-    del alive
     grad_weight.copy_(taps.t())
     return grad_x, grad_weight, grad_bias, grad_state
 
 
 def _arguments(
     x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, starts: Tensor | None, silu: bool
-) -> tuple[Any, tuple[Tensor | None, ...]]:
+) -> Any:
     x, weight = native.rows(x), weight.t().contiguous()  # (K, C)
     rest = tuple(None if tensor is None else tensor.contiguous() for tensor in (bias, state, starts))
     taps = weight.shape[0]
@@ -71,7 +67,7 @@ def _arguments(
         int(silu),
         native.threads(x.numel() * taps),
     )
-    return conv, (x, weight, *rest)
+    return native.holding(conv, x, weight, *rest)
 
 
 @_conv.register_fake

@@ -33,9 +33,8 @@ def native_scan(
         y (B, L, C), and the state (B, C, N) after the last token.
     """
     given = (x, dt, A, B, C, D, z, dt_bias, state)
-    keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
-    call = _run if kernels.direct(*given, mask, starts) else _scan
-    y, last, _ = call(x, dt, A, B, C, D, z, dt_bias, state, mask, starts, softplus, keep)
+    keep = kernels.wants_gradients(*given)
+    y, last, _ = kernels.call(_run, _scan, *given, mask, starts, softplus, keep)
     return y, last
 
 
@@ -56,22 +55,14 @@ def _run(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the last state, and the states before each chunk (B, chunks, N, C), if they are to be kept."""
     y, last, entries = _scan_shapes(x, dt, A, B, C, D, z, dt_bias, state, mask, starts, softplus, keep)
-    if x.shape[1] == 1 and not keep:
-        last.zero_() if state is None else last.copy_(state)
-        scan, alive = native.scan_arguments(
-            x, dt, A, B, C, D, z, dt_bias, None, mask, starts, softplus=softplus, chunk=CHUNK
-        )
-        scan.y, scan.last = native.address(y), native.address(last)
-        native.run(kernels.library().tm_scan_step, scan)
-        del alive
-        return y, last, entries
-    scan, alive = native.scan_arguments(
-        x, dt, A, B, C, D, z, dt_bias, state, mask, starts, softplus=softplus, chunk=CHUNK
-    )
+    scan = _arguments(x, dt, A, B, C, D, z, dt_bias, state, mask, starts, softplus=softplus)
     scan.y, scan.last = native.address(y), native.address(last)
     scan.entries = native.address(entries) if keep else None
-    native.run(kernels.library().tm_scan_forward, scan)
-    del alive
+    kernel = kernels.library().tm_scan_forward
+    if x.shape[1] == 1 and not keep:  # one token: `last` is read and written
+        last.zero_() if state is None else last.copy_(state)
+        kernel = kernels.library().tm_scan_step
+    native.run(kernel, scan)
     return y, last, entries
 
 
@@ -97,17 +88,46 @@ def _scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, dt, A, B, C, D, z, dt_bias and the first state."""
     outputs = _backward_shapes(grad_y, grad_last, x, dt, A, B, C, D, z)
-    scan, alive = native.scan_arguments(
-        x, dt, A, B, C, D, z, dt_bias, None, mask, starts, softplus=softplus, chunk=CHUNK
-    )
+    scan = _arguments(x, dt, A, B, C, D, z, dt_bias, None, mask, starts, softplus=softplus)
     scan.entries = native.address(entries)
     grad_y, grad_last = grad_y.contiguous(), grad_last.contiguous()
     grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, grad_state = outputs
     ordered = (grad_y, grad_last, grad_x, grad_dt, None if z is None else grad_z, grad_A, grad_B, grad_C, grad_D)
     grads = native.ScanGrads(*map(native.address, (*ordered, grad_bias, grad_state)))
     native.run(kernels.library().tm_scan_backward, scan, grads)
-    del alive
     return outputs
+
+
+def _arguments(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    *rest: Tensor | None,
+    softplus: bool,
+) -> Any:
+    """What both passes read, without their outputs; the rest is dt_bias, state, mask and starts."""
+    x, dt, B, C = map(native.rows, (x, dt, B, C))
+    z = None if z is None else native.rows(z)
+    D, *rest_ = (None if tensor is None else tensor.contiguous() for tensor in (D, *rest))
+    tensors = (x, dt, A.contiguous(), B, C, D, z, *rest_)
+    (rows, length, channels), states = x.shape, A.shape[1]
+    scan = native.Scan(
+        *map(native.address, tensors),
+        *(None, None, None),
+        *(rows, length, channels, states, CHUNK),
+        *x.stride()[:2],
+        *dt.stride()[:2],
+        *B.stride()[:2],
+        *C.stride()[:2],
+        *((0, 0) if z is None else z.stride()[:2]),
+        int(softplus),
+        native.threads(rows * length * channels * states),
+    )
+    return native.holding(scan, *tensors)
 
 
 @_scan.register_fake

@@ -35,8 +35,9 @@ def native_ssd(
     Returns:
         y (B, L, H, P), and the state (B, H, P, N) after the last token.
     """
-    given = (v, log_decay, k, q, state, scale, skip)
-    keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
+    if starts is not None and mask is not None:
+        starts = starts & mask
+    keep = kernels.wants_gradients(v, log_decay, k, q, state, scale, skip)
     y, last, _ = _ssd(v, log_decay, scale, skip, k, q, starts, mask, state, keep)
     return y, last
 
@@ -56,11 +57,10 @@ def _ssd(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the last state, and the states before each chunk, if they are to be kept."""
     y, last, entries = _ssd_shapes(v, log_decay, scale, skip, k, q, starts, mask, state, keep)
-    arguments, alive = _arguments(v, log_decay, scale, skip, k, q, starts, mask, state)
+    arguments = _arguments(v, log_decay, scale, skip, k, q, starts, mask, state)
     arguments.y, arguments.last = native.address(y), native.address(last)
     arguments.entries = native.address(entries) if keep else None
     native.run(kernels.library().tm_ssd_forward, arguments)
-    del alive
     return y, last, entries
 
 
@@ -80,7 +80,7 @@ def _ssd_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of v, log_decay, scale, skip (a row each), k, q and the first state."""
     outputs = _backward_shapes(grad_y, grad_last, v, log_decay, scale, skip, k, q)
-    arguments, alive = _arguments(v, log_decay, scale, skip, k, q, starts, mask, None)
+    arguments = _arguments(v, log_decay, scale, skip, k, q, starts, mask, None)
     arguments.entries = native.address(entries)
     grad_y, grad_last = grad_y.contiguous(), grad_last.contiguous()
     wanted = [
@@ -88,7 +88,6 @@ def _ssd_backward(
     ]
     ordered = (grad_y, grad_last, outputs[0], *wanted, *outputs[4:])
     native.run(kernels.library().tm_ssd_backward, arguments, native.SsdGrads(*map(native.address, ordered)))
-    del alive
     return outputs
 
 
@@ -102,7 +101,7 @@ def _arguments(
     starts: Tensor | None,
     mask: Tensor | None,
     state: Tensor | None,
-) -> tuple[Any, tuple[Tensor | None, ...]]:
+) -> Any:
     v, k, q = map(native.rows, (v, k, q))
     given = (log_decay, scale, skip, state, mask, starts)
     rest = tuple(None if tensor is None else tensor.contiguous() for tensor in given)
@@ -116,7 +115,7 @@ def _arguments(
         *q.stride()[:3],
         native.threads(v.numel() * keys),
     )
-    return arguments, (v, k, q, *rest)
+    return native.holding(arguments, v, k, q, *rest)
 
 
 @_ssd.register_fake

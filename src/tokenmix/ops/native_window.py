@@ -25,30 +25,27 @@ def run_forward(
     q: Tensor, k: Tensor, v: Tensor, y: Tensor, sums: Tensor, window: int, causal: bool, scale: float
 ) -> None:
     """Write y (B, H, L, D), and the log-sum-exp of the scores (B, H, L, 1)."""
-    arguments, alive = _arguments(q, k, v, y, sums, window, causal, scale)
-    native.run(kernels.library().tm_window_forward, arguments)
-    del alive
+    native.run(kernels.library().tm_window_forward, _arguments(q, k, v, y, sums, window, causal, scale))
 
 
 def run_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, sums: Tensor, window: int, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v, laid out as they are."""
-    arguments, alive = _arguments(q, k, v, y, sums, window, causal, scale)
+    arguments = _arguments(q, k, v, y, sums, window, causal, scale)
     grad = native.rows(grad)
     likes = [torch.empty_like(x) for x in (q, k, v)]
-    found = [x if x.stride(-1) == 1 else torch.empty(x.shape) for x in likes]
+    found = [x if x.stride(-1) == 1 else x.new_empty(x.shape) for x in likes]
     strides = [stride for x in (grad, *found) for stride in x.stride()[:3]]
     grads = native.WindowGrads(*map(native.address, (grad, *found)), *strides)
     native.run(kernels.library().tm_window_backward, arguments, grads)
-    del alive
     grad_q, grad_k, grad_v = (x if x is y else x.copy_(y) for x, y in zip(likes, found, strict=True))
     return grad_q, grad_k, grad_v
 
 
 def _arguments(
     q: Tensor, k: Tensor, v: Tensor, y: Tensor, sums: Tensor, window: int, causal: bool, scale: float
-) -> tuple[Any, tuple[Tensor, ...]]:
+) -> Any:
     q, k, v = map(native.rows, (q, k, v))
     rows, heads, length, width = q.shape
     arguments = native.Window(
@@ -62,4 +59,4 @@ def _arguments(
         scale,
         native.threads(rows * heads * length * min(window, length) * width),
     )
-    return arguments, (q, k, v)
+    return native.holding(arguments, q, k, v)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from tokenmix import kernels
 from tokenmix.ops import native_window
 from tokenmix.ops.band_pieces import Hidden, Piece, cut
 from tokenmix.ops.blocked import Tokens, block
@@ -75,8 +76,8 @@ def serves(source: Band, tokens: Tokens) -> bool:
     native = native_window.fits(q, tokens.v, tokens.mask, tokens.segments, source.window, source.dilation)
     if not (SERVES or native):
         return False
-    if q.shape[2] != tokens.k.shape[2] or torch._C._are_functorch_transforms_active():
-        return False  # the blocked form says what is wrong, and serves torch.func
+    if q.shape[2] != tokens.k.shape[2] or kernels.transformed():
+        return False  # the blocked form says what is wrong, and takes derivatives of every kind
     steps = q.shape[2] // source.dilation
     work = q.shape[1] * steps * min(source.window, steps) * (q.shape[3] + tokens.v.shape[3])
     if native:

@@ -48,6 +48,7 @@ def window_pair(length: int, window: int, heads: int = 4, train: bool = False, p
     generator = torch.Generator().manual_seed(0)
     qkv = [torch.randn(1, heads, length, WIDTH, generator=generator) for _ in range(3)]
     theirs: Callable[..., Tensor]
+    wider, notes = None, ""
     if peer == "sdpa":
         theirs = partial(F.scaled_dot_product_attention, attn_mask=band_mask(length, window))
     else:
@@ -56,11 +57,9 @@ def window_pair(length: int, window: int, heads: int = 4, train: bool = False, p
         theirs = LocalAttention(
             window_size=window, causal=True, exact_windowsize=True, autopad=True, use_rotary_pos_emb=False, dim=WIDTH
         )
+        wider, notes = partial(exact, window=window + 1), "theirs reads one key more"
     mine, right = partial(ours, window=window), partial(exact, window=window)
-    if peer == "sdpa":
-        return function_pair(mine, theirs, right, qkv, "y q k v", train)
-    wider = partial(exact, window=window + 1)
-    return function_pair(mine, theirs, right, qkv, "y q k v", train, wider, notes="theirs reads one key more")
+    return function_pair(mine, theirs, right, qkv, "y q k v", train, wider, notes=notes)
 
 
 class MultiHead(nn.Module):

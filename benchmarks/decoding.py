@@ -9,15 +9,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.rows import Pair, Row
-from tokenmix.models import MixerConfig, MixerForCausalLM, generate
+from tokenmix.models import MixerForCausalLM, from_transformers, generate
 
 LAYERS, DIM, HEADS, HIDDEN, VOCABULARY = 8, 512, 8, 1536, 8192
-NAMES = {  # of a layer's parameters: theirs, ours
-    "self_attn.q_proj": "mixer.q_proj", "self_attn.k_proj": "mixer.k_proj", "self_attn.v_proj": "mixer.v_proj",
-    "self_attn.o_proj": "mixer.o_proj", "mlp.gate_proj": "feed_forward.gate_proj",
-    "mlp.up_proj": "feed_forward.up_proj", "mlp.down_proj": "feed_forward.down_proj", "input_layernorm": "mixer_norm",
-    "post_attention_layernorm": "feed_forward_norm",
-}  # fmt: skip
 
 
 def models(layers: int = LAYERS) -> tuple[MixerForCausalLM, torch.nn.Module]:
@@ -37,30 +31,7 @@ def models(layers: int = LAYERS) -> tuple[MixerForCausalLM, torch.nn.Module]:
         pad_token_id=0,
     )
     theirs = LlamaForCausalLM(llama).eval()
-    config = MixerConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=DIM,
-        mixers={"a": {"mixer": "attention", "heads": HEADS, "rope": True}},
-        pattern="a",
-        num_hidden_layers=layers,
-        intermediate_size=HIDDEN,
-        norm_eps=llama.rms_norm_eps,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    ours = MixerForCausalLM(config).eval()
-    weights = theirs.state_dict()
-    stack = ours.stack.layers
-    with torch.no_grad():
-        for i, block in enumerate(stack):
-            for from_, to in NAMES.items():
-                block.get_submodule(to).weight.copy_(weights[f"model.layers.{i}.{from_}.weight"])
-        ours.stack.norm.weight.copy_(weights["model.norm.weight"])
-        ours.model.embed_tokens.weight.copy_(weights["model.embed_tokens.weight"])
-        ours.lm_head.weight.copy_(weights["lm_head.weight"])
-    return ours, theirs
+    return from_transformers(theirs).eval(), theirs
 
 
 def pair(length: int, rows: int, steps: int = 8, pack: bool = False) -> Pair:

@@ -13,22 +13,11 @@ from tokenmix.ops.conv import depthwise_conv
 from tokenmix.ops.selective_scan import selective_scan
 from tokenmix.ops.sources import Full, Span
 
-pytestmark = pytest.mark.skipif(not kernels.available(), reason=f"no native kernels: {kernels.status()}")
+pytestmark = pytest.mark.usefixtures("level")
 # rows, length, channels or heads, and sizes: single numbers, ends of vectors, several chunks, groups and tiles
 SCANS = [(1, 1, 1, 1), (2, 7, 5, 3), (2, 70, 33, 16), (1, 65, 130, 10), (3, 33, 24, 40)]
 SSDS = [(1, 2, 1, 1, 1, 1), (2, 7, 6, 5, 2, 3), (1, 64, 4, 16, 1, 16), (2, 130, 6, 17, 1, 33), (1, 70, 10, 8, 2, 20)]
 CONVS = [(1, 1, 1, 1), (2, 2, 3, 4), (2, 70, 33, 3), (1, 200, 17, 4), (3, 5, 40, 7), (1, 150, 3, 70)]
-
-
-@pytest.fixture(params=[0, 1, 2], ids=kernels.LEVELS, autouse=True)
-def level(request):
-    if kernels.library().tm_set_level(request.param) != request.param:
-        kernels.library().tm_set_level(-1)
-        pytest.skip(f"this processor has no {kernels.LEVELS[request.param]}")
-    torch.use_deterministic_algorithms(True)  # fresh memory is NaN: a number that nobody wrote cannot go unseen
-    yield
-    torch.use_deterministic_algorithms(False)
-    kernels.library().tm_set_level(-1)
 
 
 def normal(*shape, seed):

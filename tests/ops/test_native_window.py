@@ -8,7 +8,7 @@ from tokenmix.ops import native_window, windowed
 from tokenmix.ops.attend import attend
 from tokenmix.ops.sources import Band
 
-pytestmark = pytest.mark.skipif(not kernels.available(), reason=f"no native kernels: {kernels.status()}")
+pytestmark = pytest.mark.usefixtures("level")
 # rows, heads, key heads, length, width, window, causal: ends of blocks, of groups of four, and of vectors
 CASES = [
     (1, 1, 1, 1, 16, 1, True), (2, 4, 2, 70, 16, 5, True), (1, 2, 1, 200, 32, 64, True), (1, 2, 2, 131, 48, 65, False),
@@ -17,16 +17,9 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.fixture(params=[0, 1, 2], ids=kernels.LEVELS, autouse=True)
-def level(request, monkeypatch):
-    if kernels.library().tm_set_level(request.param) != request.param:
-        kernels.library().tm_set_level(-1)
-        pytest.skip(f"this processor has no {kernels.LEVELS[request.param]}")
+@pytest.fixture(autouse=True)
+def always(monkeypatch):
     monkeypatch.setattr(windowed, "_FEWEST", 0)
-    torch.use_deterministic_algorithms(True)  # fresh memory is NaN
-    yield
-    torch.use_deterministic_algorithms(False)
-    kernels.library().tm_set_level(-1)
 
 
 def tensors(rows, heads, kv_heads, length, width):

@@ -23,6 +23,8 @@ NORMS: dict[str, Callable[..., nn.Module]] = {"rmsnorm": nn.RMSNorm, "layernorm"
 class MixerBlock(nn.Module):
     """x += mixer(norm(x)); x += feed_forward(norm(x)), the second where there is a feed-forward.
 
+    With `parallel`, as in GPT-NeoX: x += mixer(norm_1(x)) + feed_forward(norm_2(x)).
+
     Args:
         mixer: any token mixer.
         feed_forward: "swiglu", "gelu", or None for a block of the mixer alone (Mamba's).
@@ -32,6 +34,7 @@ class MixerBlock(nn.Module):
         dropout: on both branches, before they are added.
         mixer_dropout: on the mixer's branch instead; default that of `dropout` (GAM's paper has none there).
         feed_forward_bias: biases in the feed-forward.
+        parallel: both branches read the block's input.
 
     Raises:
         ValueError: unknown norm or feed-forward.
@@ -53,8 +56,10 @@ class MixerBlock(nn.Module):
         dropout: float = 0.0,
         mixer_dropout: float | None = None,
         feed_forward_bias: bool = False,
+        parallel: bool = False,
     ) -> None:
         super().__init__()
+        self.parallel = parallel
         dim = mixer.dim
         if mixer_dropout is None:
             mixer_dropout = dropout
@@ -77,11 +82,11 @@ class MixerBlock(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout | None = None, state: MixerState | None = None) -> Tensor:
         """(B, L, dim) to (B, L, dim); the state is the mixer's."""
-        x = x + _drop(self.mixer_dropout, self.mixer(self.mixer_norm(x), layout, state))
+        mixed = x + _drop(self.mixer_dropout, self.mixer(self.mixer_norm(x), layout, state))
         feed_forward, norm = self.feed_forward, self.feed_forward_norm
-        if feed_forward is not None and norm is not None:
-            x = x + _drop(self.dropout, feed_forward(norm(x)))
-        return x
+        if feed_forward is None or norm is None:
+            return mixed
+        return mixed + _drop(self.dropout, feed_forward(norm(x if self.parallel else mixed)))
 
 
 class Stack(nn.Module):
@@ -94,6 +99,8 @@ class Stack(nn.Module):
         layers: number of layers; default the length of the pattern.
         feed_forward: as in `MixerBlock`, or a mapping from letters to it.
         feed_forward_dim, norm, norm_eps, dropout, mixer_dropout, feed_forward_bias: as in `MixerBlock`.
+        parallel_residual: `parallel` of every block.
+        final_norm: whether a norm follows the last layer.
 
     Attributes:
         letters: the pattern, written out for every layer.
@@ -131,6 +138,8 @@ class Stack(nn.Module):
         dropout: float = 0.0,
         mixer_dropout: float | None = None,
         feed_forward_bias: bool = False,
+        parallel_residual: bool = False,
+        final_norm: bool = True,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -149,10 +158,11 @@ class Stack(nn.Module):
                 dropout=dropout,
                 mixer_dropout=mixer_dropout,
                 feed_forward_bias=feed_forward_bias,
+                parallel=parallel_residual,
             )
             for letter in self.letters
         )
-        self.norm = _choose("norm", norm, NORMS)(dim, eps=norm_eps)
+        self.norm = _choose("norm", norm, NORMS)(dim, eps=norm_eps) if final_norm else nn.Identity()
         self.gradient_checkpointing = False
 
     @property
@@ -176,7 +186,7 @@ class Stack(nn.Module):
         *,
         hidden_states: list[Tensor] | None = None,
     ) -> Tensor:
-        """Run all layers and the final norm.
+        """Run all layers, and the final norm where there is one.
 
         Args:
             x: (B, L, dim).

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from tokenmix.attention_weights import AttentionShape
+from tokenmix.layout import Layout
 from tokenmix.mixer import check_divides, check_positive, register_mixer
 from tokenmix.mixers.heads import HeadGroup, HeadGroupAttention
+from tokenmix.mixers.reach import document_places, interval_reach
+from tokenmix.ops.attend import attend
+from tokenmix.ops.sources import Span
+from tokenmix.state import MixerState, chunk_places
 
 
 @register_mixer("attention")
@@ -20,11 +28,14 @@ class Attention(HeadGroupAttention):
         dim: width of the features.
         heads: H, number of query heads.
         kv_heads: number of key and value heads; fewer than `heads` is grouped-query attention.
+        group: causal in whole groups of so many consecutive tokens of a document: a token reads its own group to
+            the end, and earlier ones (the latents of FIT, several embeddings a block). 1 is causal token by token.
         head_dim, causal, rope, rope_base, rope_frequencies, rope_scale, qk_norm, norm_eps, bias, monitor: see
             `HeadGroupAttention`.
 
     Raises:
-        ValueError: heads that do not divide dim, or kv_heads that do not divide heads.
+        ValueError: heads that do not divide dim, kv_heads that do not divide heads, a group of more than one token
+            where it is not causal; with a state, a chunk that is not made of whole groups.
 
     Example:
         >>> import torch
@@ -44,6 +55,7 @@ class Attention(HeadGroupAttention):
         dim: int,
         heads: int = 8,
         *,
+        group: int = 1,
         kv_heads: int | None = None,
         head_dim: int | None = None,
         causal: bool = True,
@@ -57,6 +69,9 @@ class Attention(HeadGroupAttention):
         monitor: bool = False,
     ) -> None:
         check_positive("heads", heads)
+        check_positive("group", group)
+        if group > 1 and not causal:
+            raise ValueError(f"group: expected 1 where causal=False, found {group}")
         super().__init__(
             dim,
             [HeadGroup(heads, None)],
@@ -72,6 +87,40 @@ class Attention(HeadGroupAttention):
             bias=bias,
             monitor=monitor,
         )
+        self.group = group
+
+    def reach(self, layout: Layout, length: int) -> Tensor:
+        """See `TokenMixer.reach`."""
+        if self.group == 1:
+            return super().reach(layout, length)
+        group = document_places(layout, length) // self.group
+        return interval_reach(layout, length, None, self.group - 1) & (group[:, None, :] <= group[:, :, None])
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        if self.group == 1:
+            return super()._attend(q, k, v, layout)
+        return attend(q, k, v, self._groups(q, layout, None), mask=layout.mask, segments=layout.segments)
+
+    def _attend_with_state(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, state: MixerState) -> Tensor:
+        if self.group == 1:
+            return super()._attend_with_state(q, k, v, layout, state)
+        counts = torch.tensor(q.shape[2]) if layout.mask is None else layout.mask.sum(1)
+        if bool((counts % self.group).any()) or layout.segments is not None or state.packed:
+            raise ValueError(
+                f"x: with a state expected one document of whole groups of {self.group} tokens, found "
+                f"{counts.tolist()} tokens a row{'' if layout.segments is None else ' in several documents'}"
+            )
+        keys, values = state.append("k0", k).to(q.dtype), state.append("v0", v).to(q.dtype)
+        return attend(q, keys, values, self._groups(q, layout, state))
+
+    def _groups(self, q: Tensor, layout: Layout, state: MixerState | None) -> Span:
+        """The keys from the document's first to the last of each query's group."""
+        length = q.shape[2]
+        place = chunk_places(length, layout, state, q.device)
+        index = torch.arange(length, device=q.device) + (0 if state is None else state.seen[:, None])
+        first = index - place
+        last = first + (place // self.group + 1) * self.group
+        return Span(first, last if state is not None else last.clamp(max=length))
 
 
 @register_mixer("sliding_window")

@@ -24,10 +24,7 @@ def interval_reach(layout: Layout, length: int, before: int | None, after: int |
         >>> interval_reach(Layout(), 3, before=1, after=0).int().tolist()
         [[[1, 0, 0], [1, 1, 0], [0, 1, 1]]]
     """
-    aligned, order = layout.aligned()
-    place = chunk_places(length, aligned, None)
-    if order is not None:
-        place = put_tokens(place.expand(order.shape), order)
+    place = document_places(layout, length)
     back = place[:, :, None] - place[:, None, :]  # how far token j lies behind token i
     reach = torch.ones_like(back, dtype=torch.bool)
     if before is not None:
@@ -39,3 +36,15 @@ def interval_reach(layout: Layout, length: int, before: int | None, after: int |
     if layout.mask is not None:
         reach = reach & layout.mask[:, :, None] & layout.mask[:, None, :]
     return reach
+
+
+def document_places(layout: Layout, length: int) -> Tensor:
+    """(B, L) or (1, L) int64: real tokens of its document before each token, wherever the padding stands.
+
+    Example:
+        >>> document_places(Layout(mask=torch.tensor([[False, True, True]])), 3)[0, 1:].tolist()
+        [0, 1]
+    """
+    aligned, order = layout.aligned()
+    place = chunk_places(length, aligned, None)
+    return place if order is None else put_tokens(place.expand(order.shape), order)

@@ -34,6 +34,7 @@ class MixerConfig(PreTrainedConfig):
         feed_forward: "swiglu", "gelu" or None, for all layers or as a mapping from letter.
         intermediate_size: width inside the feed-forward; default that of `tokenmix.blocks.Stack`.
         feed_forward_bias: biases in the feed-forward.
+        parallel_residual: mixer and feed-forward of a layer read the same input, as in GPT-NeoX.
         norm, norm_eps: "rmsnorm" or "layernorm", and what is added to the variance.
         position: "learned" adds an embedding of the place in the document; "none" leaves order to the mixers.
         max_position_embeddings: number of learned places; only for position="learned".
@@ -78,6 +79,7 @@ class MixerConfig(PreTrainedConfig):
     feed_forward: str | dict[str, str | None] | None = "swiglu"
     intermediate_size: int | None = None
     feed_forward_bias: bool = False
+    parallel_residual: bool = False
     norm: str = "rmsnorm"
     norm_eps: float = 1e-5
     position: str = "none"
@@ -138,6 +140,7 @@ class MixerConfig(PreTrainedConfig):
             norm_eps=self.norm_eps,
             dropout=self.dropout,
             mixer_dropout=self.mixer_dropout,
+            parallel_residual=self.parallel_residual,
         )
 
     def _refuse_misspelt(self, names: dict[str, Any]) -> None:

@@ -1,5 +1,10 @@
 """Hugging Face models whose layers are any mixers; importing this registers them with the Auto classes."""
 
+from tokenmix.models.block_transformer import (
+    BlockTransformerConfig,
+    BlockTransformerForCausalLM,
+    BlockTransformerModel,
+)
 from tokenmix.models.cache import MixerCache
 from tokenmix.models.causal_lm import MixerForCausalLM
 from tokenmix.models.checkpoints import from_mamba_ssm, from_transformers, rename_mamba_ssm
@@ -16,6 +21,9 @@ from tokenmix.models.token_classification import MixerForTokenClassification
 register_models()
 
 __all__ = [
+    "BlockTransformerConfig",
+    "BlockTransformerForCausalLM",
+    "BlockTransformerModel",
     "MixerCache",
     "MixerConfig",
     "MixerForCausalLM",

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from tokenmix.blocks import MixerBlock
+from tokenmix.blocks import MixerBlock, Stack
 from tokenmix.mixer import TokenMixer
 from tokenmix.models.config import MixerConfig
 from tokenmix.models.initialise import initialise_mixer, rescale_residual
@@ -49,6 +49,12 @@ class MixerPreTrainedModel(SafeLoading, PreTrainedModel):
             return
         super()._init_weights(module)
         if isinstance(module, MixerBlock) and self.config.rescale_residual:
-            stack: Any = self.base_model.stack
-            branches = sum(1 if block.feed_forward is None else 2 for block in stack.layers)
-            rescale_residual(module, branches**-0.5)
+            rescale_residual(module, self._branches_beside(module) ** -0.5)
+
+    def _branches_beside(self, block: MixerBlock) -> int:
+        """Residual branches of the stack that a block is in."""
+        for stack in self.modules():
+            if isinstance(stack, Stack) and any(layer is block for layer in stack.layers):
+                layers: Any = stack.layers
+                return sum(1 if layer.feed_forward is None else 2 for layer in layers)
+        return 1 if block.feed_forward is None else 2

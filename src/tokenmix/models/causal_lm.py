@@ -12,14 +12,17 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from tokenmix.models.cache import CACHE_ARGUMENT, MixerCache, take_cache
+from tokenmix.layout import Layout
+from tokenmix.models.cache import CACHE_ARGUMENT
+from tokenmix.models.cached_generation import CachedGeneration
 from tokenmix.models.config import MixerConfig
 from tokenmix.models.head import MixerHead
 from tokenmix.models.inputs import input_shape, last_tokens, token_layout, token_places
 from tokenmix.models.labels import check_labels, predictable
+from tokenmix.stack_state import StackState
 
 
-class MixerForCausalLM(MixerHead, GenerationMixin):
+class MixerForCausalLM(CachedGeneration, MixerHead, GenerationMixin):
     """Predicts the next token: a `MixerModel` of causal mixers, and a linear layer over the vocabulary.
 
     It trains with `Trainer`, runs with `generate` (greedy, sampling, beams, left-padded batches; assisted
@@ -110,30 +113,14 @@ class MixerForCausalLM(MixerHead, GenerationMixin):
             **kept,
         )
 
-    @staticmethod
-    def create_masks_for_generate(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-        """The 2-D mask as it is, also for static caches: which tokens may see which is the mixers' own rule."""
-        return attention_mask
+    def init_state(self, batch_size: int, *, dtype: torch.dtype | None = None) -> StackState:
+        """An empty memory for `batch_size` rows, for `read_last` and `tokenmix.models.generate`."""
+        dtype = self.model.embed_tokens.weight.dtype if dtype is None else dtype
+        return self.stack.init_state(batch_size, device=self.device, dtype=dtype)
 
-    def _prepare_cache_for_generation(
-        self,
-        generation_config: Any,
-        model_kwargs: dict[str, Any],
-        generation_mode: Any,
-        batch_size: int,
-        max_cache_length: int,
-        *args: Any,
-    ) -> Any:
-        if generation_config.cache_implementation is not None:
-            raise ValueError(
-                "cache_implementation: expected None, since the states of mixers have their own cache, found "
-                f"{generation_config.cache_implementation!r}"
-            )
-        if take_cache(None, model_kwargs.get(CACHE_ARGUMENT)) is None and generation_config.use_cache:
-            model_kwargs[CACHE_ARGUMENT] = MixerCache(reserve=max_cache_length)
-        # transformers types self as a protocol of its own models
-        prepare: Any = super()._prepare_cache_for_generation  # type: ignore[misc]
-        return prepare(generation_config, model_kwargs, generation_mode, batch_size, max_cache_length, *args)
+    def read_last(self, input_ids: Tensor, layout: Layout, state: StackState) -> Tensor:
+        """(B, hidden_size) features that predict the token after (B, L) tokens, which advance the state."""
+        return self.stack(self.model.embed(input_ids, layout, state), layout, state)[:, -1]
 
     def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
         """In a packed prompt, places count from the start of each document."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from typing import Any, ClassVar
 
 import torch
@@ -11,14 +10,9 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from tokenmix.mixer import check_positive
+from tokenmix.models.config_fields import drop_code_fields, refuse_misspelt_fields
 from tokenmix.models.pooling import POOLINGS
-from tokenmix.models.safe_loading import CODE_FIELDS
 from tokenmix.models.stack import ModelStack
-
-_WRITTEN_BY_TRANSFORMERS = (
-    "architectures", "attn_implementation", "dtype", "model_type", "quantization_config", "torch_dtype",
-    "transformers_version",
-)  # fmt: skip
 
 
 @strict
@@ -97,9 +91,8 @@ class MixerConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        for name in CODE_FIELDS:
-            kwargs.pop(name, None)
-        self._refuse_misspelt(kwargs)
+        drop_code_fields(kwargs)
+        refuse_misspelt_fields(MixerConfig, kwargs)
         for name in ("vocab_size", "hidden_size", "intermediate_size"):
             if name != "intermediate_size" or self.intermediate_size is not None:
                 check_positive(name, getattr(self, name))
@@ -142,15 +135,3 @@ class MixerConfig(PreTrainedConfig):
             mixer_dropout=self.mixer_dropout,
             parallel_residual=self.parallel_residual,
         )
-
-    def _refuse_misspelt(self, names: dict[str, Any]) -> None:
-        """Refuse a key that nobody reads: transformers would keep it."""
-        own = [
-            name for name in MixerConfig.__annotations__ if name not in ("model_type", "keys_to_ignore_at_inference")
-        ]
-        for name in names:
-            if name.startswith("_") or name in _WRITTEN_BY_TRANSFORMERS or hasattr(type(self), name):
-                continue
-            close = difflib.get_close_matches(name, own, n=2, cutoff=0.4)
-            known = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(own)}"
-            raise ValueError(f"{name}: not a field of MixerConfig; {known}")

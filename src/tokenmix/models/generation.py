@@ -12,10 +12,14 @@ from transformers.generation.streamers import BaseStreamer
 
 from tokenmix.layout import Layout
 from tokenmix.mixer import check_positive
+from tokenmix.models.block_transformer import BlockTransformerForCausalLM, BlockTransformerState
 from tokenmix.models.causal_lm import MixerForCausalLM
 from tokenmix.models.inputs import check_tokens, last_columns, padding_mask
 from tokenmix.models.packed import packed_linears
 from tokenmix.stack_state import StackState
+
+LanguageModel = MixerForCausalLM | BlockTransformerForCausalLM
+MemoryOf = StackState | BlockTransformerState  # what `init_state` of such a model gives
 
 # settings of a GenerationConfig that change tokens, which only transformers' loop knows, with the values that do not
 _ONLY_THEIRS: dict[str, tuple[Any, ...]] = {
@@ -30,7 +34,7 @@ _ONLY_THEIRS: dict[str, tuple[Any, ...]] = {
 
 
 def generate(
-    model: MixerForCausalLM,
+    model: LanguageModel,
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     *,
@@ -43,7 +47,7 @@ def generate(
     pad_token_id: int | None = None,
     streamer: BaseStreamer | None = None,
     pack_weights: bool = False,
-    state: StackState | None = None,
+    state: MemoryOf | None = None,
 ) -> Tensor:
     """Continue prompts, as `model.generate` does with the same arguments, and faster.
 
@@ -69,8 +73,8 @@ def generate(
         pack_weights: on the CPU, read copies of the weights that are laid out for this number of rows, see
             `tokenmix.models.packed.packed_linears`. It pays for more than about 20 new tokens. Logits are equal within
             rounding, so that a token may differ where two are equally likely.
-        state: what the model has read before `input_ids`: that of `model.stack.init_state`, after calls of the stack or
-            of this function; advanced in place, over all but the last token of the result. Default: nothing.
+        state: what the model has read before `input_ids`: that of `model.init_state`, after calls of `model.read_last`
+            or of this function; advanced in place, over all but the last token of the result. Default: nothing.
 
     Returns:
         (B, L + new tokens) int64, the prompts and what follows them.
@@ -99,6 +103,7 @@ def generate(
     mask = _prompt_mask(input_ids, attention_mask, pad, ends)
 
     rows, length = input_ids.shape
+    model.check_generation((0 if state is None else state.length) + length + max_new_tokens, mask)
     tokens = input_ids.new_empty(rows, length + max_new_tokens, dtype=torch.int64)
     tokens[:, :length] = input_ids
     with torch.inference_mode() if state is None else torch.no_grad():  # a given state may be trained on
@@ -107,7 +112,7 @@ def generate(
 
 
 def _fill(
-    model: MixerForCausalLM,
+    model: LanguageModel,
     tokens: Tensor,
     length: int,
     mask: Tensor | None,
@@ -116,13 +121,12 @@ def _fill(
     pad: int,
     streamer: BaseStreamer | None,
     pack_weights: bool,
-    state: StackState | None,
+    state: MemoryOf | None,
 ) -> int:
     """Write into (B, L + new tokens) from place `length` on; returns the number of columns that hold tokens."""
-    stack, head = model.stack, model.lm_head
-    if state is None:
-        state = stack.init_state(len(tokens), device=tokens.device, dtype=model.model.embed_tokens.weight.dtype)
-    state.reserve(state.length + tokens.shape[1] - 1)  # the last token is not read
+    head, read = model.lm_head, model.read_last
+    memory: Any = model.init_state(len(tokens)) if state is None else state
+    memory.reserve(memory.length + tokens.shape[1] - 1)  # the last token is not read
     end_ids = torch.tensor(ends, device=tokens.device)
     finished = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
     unread, layout = tokens[:, :length], Layout(mask=mask)
@@ -131,8 +135,7 @@ def _fill(
     count = length
     with ExitStack() as packing:
         while count < tokens.shape[1] and not (ends and bool(finished.all())):
-            x = stack(model.model.embed(unread, layout, state), layout, state)
-            scores = head(x[:, -1]).float()  # (B, vocabulary)
+            scores = head(read(unread, layout, memory)).float()  # (B, vocabulary)
             chosen = scores.argmax(-1) if draw is None else _draw(draw(tokens[:, :count], scores))
             if ends:
                 chosen = chosen.masked_fill(finished, pad)
@@ -152,9 +155,12 @@ def _draw(scores: Tensor) -> Tensor:
     return torch.multinomial(scores.softmax(-1), 1)[:, 0]
 
 
-def _check_model(model: MixerForCausalLM) -> None:
-    if not isinstance(model, MixerForCausalLM):
-        raise TypeError(f"model: expected a MixerForCausalLM, found {type(model).__name__}; try its own generate")
+def _check_model(model: LanguageModel) -> None:
+    if not isinstance(model, LanguageModel):
+        raise TypeError(
+            "model: expected a MixerForCausalLM or BlockTransformerForCausalLM, found "
+            f"{type(model).__name__}; try its own generate"
+        )
     for name, neutral in _ONLY_THEIRS.items():
         found = getattr(model.generation_config, name, None)
         if found is not None and found not in neutral:
@@ -170,7 +176,7 @@ class _Ends(NamedTuple):
     pad: int  # what it goes on with
 
 
-def _special_tokens(model: MixerForCausalLM, eos: int | list[int] | None, pad: int | None) -> _Ends:
+def _special_tokens(model: LanguageModel, eos: int | list[int] | None, pad: int | None) -> _Ends:
     eos = model.generation_config.eos_token_id if eos is None else eos
     pad = model.generation_config.pad_token_id if pad is None else pad
     eos = eos.tolist() if isinstance(eos, Tensor) else eos
@@ -202,7 +208,7 @@ def _check_left(mask: Tensor) -> Tensor:
 
 
 def _sampler(
-    model: MixerForCausalLM, do_sample: bool | None, temperature: float | None, top_k: int | None, top_p: float | None
+    model: LanguageModel, do_sample: bool | None, temperature: float | None, top_k: int | None, top_p: float | None
 ) -> LogitsProcessorList | None:
     """The processors that transformers would use, in its order; None to take the likeliest token."""
     config = model.generation_config

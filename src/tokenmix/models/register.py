@@ -16,6 +16,11 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 
 from tokenmix.models.base import MixerPreTrainedModel
+from tokenmix.models.block_transformer import (
+    BlockTransformerConfig,
+    BlockTransformerForCausalLM,
+    BlockTransformerModel,
+)
 from tokenmix.models.causal_lm import MixerForCausalLM
 from tokenmix.models.config import MixerConfig
 from tokenmix.models.masked_lm import MixerForMaskedLM
@@ -48,9 +53,16 @@ _MODELS: tuple[tuple[Any, type[MixerPreTrainedModel], dict[str, Any]], ...] = (
 )
 
 
+_BLOCK_MODELS: tuple[tuple[Any, type[MixerPreTrainedModel], dict[str, Any]], ...] = (
+    (AutoModel, BlockTransformerModel, modeling_auto.MODEL_MAPPING_NAMES),
+    (AutoModelForCausalLM, BlockTransformerForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+)
+
+
 def register_models() -> None:
-    """Register the configuration, the model and its heads; `import tokenmix.models` does it."""
-    AutoConfig.register(MixerConfig.model_type, MixerConfig, exist_ok=True)
-    for auto, model, names in _MODELS:
-        auto.register(MixerConfig, model, exist_ok=True)
-        names[MixerConfig.model_type] = model.__name__
+    """Register the configurations, the models and their heads; `import tokenmix.models` does it."""
+    for config, models in ((MixerConfig, _MODELS), (BlockTransformerConfig, _BLOCK_MODELS)):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        for auto, model, names in models:
+            auto.register(config, model, exist_ok=True)
+            names[config.model_type] = model.__name__

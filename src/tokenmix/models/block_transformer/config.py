@@ -1,0 +1,267 @@
+"""The description of a Block Transformer."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import torch
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from tokenmix.mixer import check_positive
+from tokenmix.models.config_fields import drop_code_fields, refuse_misspelt_fields
+from tokenmix.models.stack import ModelStack
+
+EMBEDDERS = ("lookup", "projection", "cls")
+TOKEN_DECODERS = ("prefix", "summation", "cross_attention")
+_ATTENTION = {"mixer": "attention", "heads": 8, "rope": True}
+# the paper's table: layers of either decoder, width, heads
+_SIZES = {
+    "5M": (3, 256, 8),
+    "19M": (3, 512, 8),
+    "85M": (6, 768, 12),
+    "302M": (12, 1024, 16),
+    "805M": (8, 2048, 16),
+    "1.2B": (12, 2048, 16),
+}
+
+
+@strict
+class BlockTransformerConfig(PreTrainedConfig):
+    """Configuration of `BlockTransformerModel` and `BlockTransformerForCausalLM`.
+
+    Args:
+        vocab_size: number of tokens in the vocabulary; 256 is bytes.
+        block_length: L_B, tokens a block.
+        hidden_size: D, width of the block decoder.
+        token_hidden_size: width of the token decoder; default `hidden_size`.
+        embedder: how a block becomes its embeddings: "lookup" (embeddings of hidden_size / L_B, side by side),
+            "projection" (embeddings of hidden_size, and a linear layer over the block) or "cls" (a small encoder over
+            the block, read at tokens of its own).
+        block_embeddings: embeddings a block, a divisor of `block_length`; those of a block see each other where the
+            mixer is "attention" (which then gets its `group`), and else the earlier ones.
+        cls_tokens, cls_layers, cls_heads: of the "cls" embedder.
+        token_decoder: how the token decoder reads the block decoder: "prefix" (expanded to vectors before the
+            block's tokens), "summation" (added to them) or "cross_attention".
+        expansion: vectors that an embedding of the block decoder expands to; default 2 for "prefix", and as many as
+            a block has tokens for the others.
+        cross_heads: heads of the cross-attention.
+        block_mixers, block_pattern, num_block_layers: mixers of the block decoder, their places, and how many layers.
+        token_mixers, token_pattern, num_token_layers: of the token decoder.
+        feed_forward, intermediate_size, token_intermediate_size, feed_forward_bias, parallel_residual, norm, norm_eps,
+            dropout, mixer_dropout: as in `tokenmix.models.MixerConfig`, for both decoders.
+        random_offset: in training, leave 0 to L_B - 1 places empty at the start of each row that has no positions, so
+            that the model knows prompts of any length (the paper's random-length padding).
+        max_position_embeddings: most tokens of a document; None for no limit.
+        initializer_range: standard deviation of embeddings and linear layers outside the mixers, but for the bridge
+            and the projection, which start as published; default hidden_size ** -0.5.
+        rescale_residual: start the last projection of each branch divided by the square root of the number of
+            branches of its decoder.
+        tie_word_embeddings: whether the output layer is the token decoder's embedding.
+        use_cache: whether inference returns a cache.
+        pad_token_id, bos_token_id, eos_token_id: special tokens, where there are any.
+        kwargs: what transformers keeps in every configuration.
+
+    Raises:
+        ValueError: sizes that do not fit, an unknown mixer, letter or option (with the nearest names), or a mixer that
+            is not causal.
+
+    Example:
+        >>> config = BlockTransformerConfig(
+        ...     hidden_size=64,
+        ...     block_mixers={"m": {"mixer": "mamba2", "head_dim": 16}},
+        ...     block_pattern="mm",
+        ...     token_mixers={"g": {"mixer": "gam", "slots": 32}},
+        ...     token_pattern="gg",
+        ... )
+        >>> config.num_hidden_layers
+        4
+
+    Source:
+        Ho et al. 2024, arXiv 2406.02657; defaults of the authors' configs, but for norm, feed-forward and rotary
+        positions, which are `MixerConfig`'s; `paper` gives the published settings.
+    """
+
+    model_type = "block_transformer"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "past_key_values"]
+
+    vocab_size: int = 256
+    block_length: int = 4
+    hidden_size: int = 256
+    token_hidden_size: int | None = None
+    embedder: str = "lookup"
+    block_embeddings: int = 1
+    cls_tokens: int = 3
+    cls_layers: int = 3
+    cls_heads: int = 4
+    token_decoder: str = "prefix"
+    expansion: int | None = None
+    cross_heads: int = 8
+    block_mixers: dict[str, Any] = dataclasses.field(default_factory=lambda: {"a": dict(_ATTENTION)})
+    block_pattern: str = "a"
+    num_block_layers: int | None = None
+    token_mixers: dict[str, Any] = dataclasses.field(default_factory=lambda: {"a": dict(_ATTENTION)})
+    token_pattern: str = "a"
+    num_token_layers: int | None = None
+    feed_forward: str | dict[str, str | None] | None = "swiglu"
+    intermediate_size: int | None = None
+    token_intermediate_size: int | None = None
+    feed_forward_bias: bool = False
+    parallel_residual: bool = False
+    norm: str = "rmsnorm"
+    norm_eps: float = 1e-5
+    dropout: float | int = 0.0
+    mixer_dropout: float | None = None
+    random_offset: bool = True
+    max_position_embeddings: int | None = None
+    initializer_range: float | None = None
+    rescale_residual: bool = True
+    tie_word_embeddings: bool = False
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        drop_code_fields(kwargs)
+        refuse_misspelt_fields(BlockTransformerConfig, kwargs)
+        optional = ("token_hidden_size", "expansion", "max_position_embeddings")
+        sizes = ("vocab_size", "block_length", "hidden_size", "block_embeddings", "cls_tokens", "cls_layers")
+        for name in (*sizes, "cls_heads", "cross_heads", *optional):
+            if name not in optional or getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
+        for name, known in (("embedder", EMBEDDERS), ("token_decoder", TOKEN_DECODERS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: expected one of {known}, found {getattr(self, name)!r}")
+        self._check_blocks()
+        if self.token_hidden_size is None:
+            self.token_hidden_size = self.hidden_size
+        if self.initializer_range is None:
+            self.initializer_range = self.hidden_size**-0.5
+        if self.initializer_range <= 0:
+            raise ValueError(f"initializer_range: expected a positive number, found {self.initializer_range}")
+        with torch.device("meta"):
+            block, token = self.build_block_stack(), self.build_token_stack()
+        for name, stack in (("block_mixers", block), ("token_mixers", token)):
+            for letter, mixer in zip(stack.letters, stack.mixers, strict=True):
+                if not mixer.is_causal:
+                    raise ValueError(
+                        f"{name}: expected causal mixers, found {letter!r}: {getattr(self, name)[letter]}, which reads "
+                        "the future"
+                    )
+        self.num_block_layers, self.num_token_layers = len(block.layers), len(token.layers)
+        super().__post_init__(**kwargs)
+
+    def _check_blocks(self) -> None:
+        length, each = self.block_length, self.block_embeddings
+        if length % each:
+            raise ValueError(f"block_embeddings: expected a divisor of block_length={length}, found {each}")
+        if self.embedder == "lookup" and (self.hidden_size * each) % length:
+            raise ValueError(
+                f"hidden_size: expected a multiple of block_length / block_embeddings = {length // each} for "
+                f"embedder='lookup', found {self.hidden_size}"
+            )
+        if self.embedder == "cls" and (self.hidden_size * each) % self.cls_tokens:
+            raise ValueError(
+                f"cls_tokens: expected a divisor of hidden_size * block_embeddings = {self.hidden_size * each}, found "
+                f"{self.cls_tokens}"
+            )
+        if self.expansion is None:
+            self.expansion = 2 if self.token_decoder == "prefix" else length // each
+        if self.token_decoder == "summation" and self.expansion * each != length:
+            raise ValueError(
+                f"expansion: expected block_length / block_embeddings = {length // each} for "
+                f"token_decoder='summation', found {self.expansion}"
+            )
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Layers of both decoders."""
+        return int(self.num_block_layers or 0) + int(self.num_token_layers or 0)
+
+    @property
+    def vectors(self) -> int:
+        """What the token decoder reads of a block: `block_embeddings * expansion` vectors."""
+        return self.block_embeddings * int(self.expansion or 0)
+
+    def build_block_stack(self) -> ModelStack:
+        """The block decoder."""
+        mixers = self.block_mixers
+        if self.block_embeddings > 1:
+            group = {"group": self.block_embeddings}
+            mixers = {k: {**group, **v} if v.get("mixer") == "attention" else v for k, v in mixers.items()}
+        return self._build_stack("block", mixers, self.hidden_size, self.intermediate_size)
+
+    def build_token_stack(self) -> ModelStack:
+        """The token decoder."""
+        width = self.token_hidden_size or self.hidden_size
+        return self._build_stack("token", self.token_mixers, width, self.token_intermediate_size)
+
+    def _build_stack(self, which: str, mixers: dict[str, Any], width: int, hidden: int | None) -> ModelStack:
+        try:
+            return ModelStack(
+                width,
+                mixers,
+                getattr(self, f"{which}_pattern"),
+                layers=getattr(self, f"num_{which}_layers"),
+                feed_forward=self.feed_forward,
+                feed_forward_dim=hidden,
+                feed_forward_bias=self.feed_forward_bias,
+                parallel_residual=self.parallel_residual,
+                norm=self.norm,
+                norm_eps=self.norm_eps,
+                dropout=self.dropout,
+                mixer_dropout=self.mixer_dropout,
+            )
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{which}_{error}" if str(error).startswith(("pattern", "mixers")) else error) from error
+
+    @classmethod
+    def paper(cls, size: str, **options: Any) -> BlockTransformerConfig:
+        """A published setting: Pythia's layers, and a block of 4 tokens.
+
+        Args:
+            size: parameters but for embeddings: "5M", "19M", "85M", "302M", "805M" or "1.2B".
+            options: other values of fields.
+
+        Raises:
+            ValueError: another size.
+
+        Example:
+            >>> config = BlockTransformerConfig.paper("85M")
+            >>> config.num_block_layers, config.hidden_size, config.vocab_size
+            (6, 768, 50304)
+        """
+        if size not in _SIZES:
+            raise ValueError(f"size: expected one of {', '.join(_SIZES)}, found {size!r}")
+        layers, width, heads = _SIZES[size]
+        half = width // heads // 8  # a quarter of a head's features turn, in pairs
+        mixer = {
+            "mixer": "attention",
+            "heads": heads,
+            "bias": True,
+            "rope": True,
+            "rope_frequencies": [10000.0 ** (-i / half) for i in range(half)],
+        }
+        return cls(
+            **{
+                "vocab_size": 50304,
+                "hidden_size": width,
+                "block_mixers": {"a": mixer},
+                "num_block_layers": layers,
+                "token_mixers": {"a": mixer},
+                "num_token_layers": layers,
+                "feed_forward": "gelu",
+                "feed_forward_bias": True,
+                "parallel_residual": True,
+                "norm": "layernorm",
+                "random_offset": size in ("5M", "19M", "85M"),
+                "initializer_range": 0.02,
+                "rescale_residual": False,
+                "max_position_embeddings": 2048,
+                "bos_token_id": 0,
+                "eos_token_id": 0,
+                **options,
+            }
+        )

@@ -1,0 +1,129 @@
+"""What a Block Transformer remembers: an entry a block, and the block that it is in."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tokenmix.stack_state import StackState
+
+
+class BlockTransformerState:
+    """The memory of both decoders for a batch of rows, which all stand at the same place of their blocks.
+
+    The block decoder keeps one entry a block (of `block_embeddings`); the token decoder keeps what it has read of the
+    present block, and starts anew with the next. It has the interface of `tokenmix.state.MixerState`, so that the
+    caches of `tokenmix.models.cache` hold it.
+
+    Args:
+        block: states of the block decoder's layers, empty.
+        block_length, block_embeddings: tokens and entries a block.
+
+    Attributes:
+        block: states of the block decoder's layers.
+        token: states of the token decoder's, in the present block; None before the first whole block.
+        known: (B, r, width) vectors that the token decoder reads in this block.
+        has_known: (B,) bool, rows that have a whole block behind them; None where all have.
+        tokens: (B, k) int64, those of the present block so far.
+        filled: (B, k) bool, which of these places hold a token; None where all do.
+        seen: (B,) int64, tokens read so far; `length` is the largest.
+
+    Example:
+        >>> from tokenmix.models import BlockTransformerConfig, BlockTransformerModel
+        >>> model = BlockTransformerModel(BlockTransformerConfig(hidden_size=64, block_length=4)).eval()
+        >>> state = model.init_state(1)
+        >>> with torch.no_grad():
+        ...     _ = model.read(torch.zeros(1, 8, dtype=torch.int64), state)
+        >>> state.block.length, state.token.length  # two blocks, and the two vectors before the third
+        (2, 2)
+    """
+
+    def __init__(self, block: StackState, block_length: int, block_embeddings: int = 1) -> None:
+        batch_size, device = block.batch_size, block.seen.device
+        self.block = block
+        self.block_length, self.block_embeddings = block_length, block_embeddings
+        self.token: StackState | None = None
+        self.known: Tensor | None = None
+        self.has_known: Tensor | None = None
+        self.tokens = torch.zeros(batch_size, 0, dtype=torch.int64, device=device)
+        self.filled: Tensor | None = None
+        self.seen = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        self.length = 0
+
+    @property
+    def place(self) -> int:
+        """Places of the present block that are behind: k."""
+        return self.tokens.shape[1]
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows."""
+        return self.seen.shape[0]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What cannot be taken back token by token: the present block."""
+        return {} if self.known is None else {"known": self.known}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that both decoders keep; the vectors and tokens of the present block are left out, as counters are."""
+        return self.block.nbytes + (0 if self.token is None else self.token.nbytes)
+
+    def reserve(self, length: int) -> None:
+        """Make place for the blocks of so many tokens when they are next allocated."""
+        self.block.reserve((length // self.block_length + 2) * self.block_embeddings)
+
+    def count(self, read: int | Tensor) -> None:
+        """Count tokens that were read: of every row, or (B,) of each."""
+        self.seen = self.seen + read
+        self.length = int(self.seen.max()) if isinstance(read, Tensor) else self.length + read
+
+    def reorder(self, index: Tensor) -> None:
+        """See `MixerState.reorder`."""
+        self.block.reorder(index)
+        if self.token is not None:
+            self.token.reorder(index)
+        self._apply(lambda tensor: tensor.index_select(0, index.to(tensor.device)))
+
+    def detach(self) -> None:
+        """See `MixerState.detach`."""
+        self.block.detach()
+        if self.token is not None:
+            self.token.detach()
+        self._apply(Tensor.detach)
+
+    def crop(self, length: int) -> None:
+        """Refused but for what changes nothing: a block's tokens are in one entry.
+
+        Raises:
+            ValueError: a length below what was read.
+        """
+        self.check_crop(length)
+
+    def check_crop(self, length: int) -> None:
+        """Raise what `crop` raises."""
+        if length < self.length:
+            raise ValueError(
+                f"crop(length={length}): this state has seen {self.length} tokens and cannot go back, since it keeps "
+                "one entry for all tokens of a block"
+            )
+
+    def clone(self) -> BlockTransformerState:
+        """An independent copy."""
+        other = copy.copy(self)
+        other.block = StackState([state.clone() for state in self.block.states])
+        other.token = None if self.token is None else StackState([state.clone() for state in self.token.states])
+        other._apply(Tensor.clone)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, object]) -> BlockTransformerState:
+        return self.clone()
+
+    def _apply(self, function: Callable[[Tensor], Tensor]) -> None:
+        for name in ("known", "has_known", "tokens", "filled", "seen"):
+            value = getattr(self, name)
+            setattr(self, name, None if value is None else function(value))

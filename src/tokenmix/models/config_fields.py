@@ -1,0 +1,56 @@
+"""Which keys a configuration of ours takes."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from tokenmix.models.safe_loading import CODE_FIELDS
+
+_WRITTEN_BY_TRANSFORMERS = (
+    "architectures", "attn_implementation", "dtype", "model_type", "quantization_config", "torch_dtype",
+    "transformers_version",
+)  # fmt: skip
+_OF_THE_CLASS = ("model_type", "keys_to_ignore_at_inference")
+
+
+def refuse_misspelt_fields(config: type[PreTrainedConfig], names: dict[str, Any]) -> None:
+    """Refuse a key that nobody reads: transformers would keep it.
+
+    Args:
+        config: the class whose fields are known.
+        names: the keys that are no fields of it.
+
+    Raises:
+        ValueError: a key that is neither a field nor one that transformers writes, with the nearest fields.
+
+    Example:
+        >>> class Tiny(PreTrainedConfig):
+        ...     width: int = 4
+        >>> refuse_misspelt_fields(Tiny, {"widht": 3})
+        Traceback (most recent call last):
+        ...
+        ValueError: widht: not a field of Tiny; did you mean 'width'?
+    """
+    own = [name for name in config.__annotations__ if name not in _OF_THE_CLASS]
+    for name in names:
+        if name.startswith("_") or name in _WRITTEN_BY_TRANSFORMERS or hasattr(config, name):
+            continue
+        close = difflib.get_close_matches(name, own, n=2, cutoff=0.4)
+        known = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(own)}"
+        raise ValueError(f"{name}: not a field of {config.__name__}; {known}")
+
+
+def drop_code_fields(names: dict[str, Any]) -> None:
+    """Forget where a checkpoint says that its code is: that of these models is never a checkpoint's.
+
+    Example:
+        >>> names = {"auto_map": {}, "num_labels": 2}
+        >>> drop_code_fields(names)
+        >>> names
+        {'num_labels': 2}
+    """
+    for name in CODE_FIELDS:
+        names.pop(name, None)

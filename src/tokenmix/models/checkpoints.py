@@ -1,4 +1,4 @@
-"""From published language models to ours: Llama, Mamba and Mamba-2, weights kept."""
+"""From published language models to ours: Llama, GPT-NeoX, Mamba and Mamba-2, weights kept."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import copy
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from transformers import (
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Mamba2Config,
@@ -23,7 +24,9 @@ from transformers import (
 
 from tokenmix.models.causal_lm import MixerForCausalLM
 from tokenmix.models.config import MixerConfig
+from tokenmix.models.neox import describe_neox, rename_neox
 
+ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 _LLAMA_NAMES = {
     r"^model\.embed_tokens\.": "model.embed_tokens.",
     r"^model\.layers\.(\d+)\.self_attn\.": r"model.stack.layers.\1.mixer.",
@@ -60,7 +63,7 @@ def from_transformers(model: PreTrainedModel) -> MixerForCausalLM:
     """The same language model as a stack of mixers: same weights, logits equal to rounding (about 1e-6 in float32).
 
     Args:
-        model: a `LlamaForCausalLM`, `MambaForCausalLM` or `Mamba2ForCausalLM`.
+        model: a `LlamaForCausalLM`, `GPTNeoXForCausalLM`, `MambaForCausalLM` or `Mamba2ForCausalLM`.
 
     Returns:
         A model with a copy of the weights, of the same type, on the same device, in the same mode.
@@ -80,9 +83,8 @@ def from_transformers(model: PreTrainedModel) -> MixerForCausalLM:
     if describe is None:
         known = ", ".join(cls.__name__ for cls in _DESCRIPTIONS)
         raise TypeError(f"model: expected one of {known}, found {type(model).__name__}")
-    names = _LLAMA_NAMES if isinstance(model, LlamaForCausalLM) else _MAMBA_NAMES
     config = MixerConfig(**_shared(model.config), **describe(model.config))
-    ours = _build(config, _rename(model.state_dict(), names))
+    ours = build_with_weights(MixerForCausalLM, config, _our_names(model))
     ours.generation_config = copy.deepcopy(model.generation_config)
     return ours.train(model.training)
 
@@ -132,13 +134,24 @@ def from_mamba_ssm(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) 
         norm="rmsnorm" if config.get("rms_norm", True) else "layernorm",
         tie_word_embeddings=config.get("tie_embeddings", True),
     )
-    return _build(described, weights).eval()
+    return build_with_weights(MixerForCausalLM, described, weights).eval()
 
 
-def _build(config: MixerConfig, weights: Mapping[str, Tensor]) -> MixerForCausalLM:
-    """A model with a copy of exactly these weights."""
+def build_with_weights(cls: type[ModelT], config: PreTrainedConfig, weights: Mapping[str, Tensor]) -> ModelT:
+    """A model of a class with a copy of exactly these weights.
+
+    Raises:
+        ValueError: weights that are missing, left over, or of another shape.
+
+    Example:
+        >>> config = MixerConfig(hidden_size=8, mixers={"m": {"mixer": "mamba"}}, pattern="m")
+        >>> model = MixerForCausalLM(config)
+        >>> copied = build_with_weights(MixerForCausalLM, config, model.state_dict())
+        >>> torch.equal(copied.lm_head.weight, model.lm_head.weight)
+        True
+    """
     with torch.device("meta"):
-        model = MixerForCausalLM(config)
+        model = cls(config)
     try:
         model.load_state_dict({name: value.detach().clone() for name, value in weights.items()}, assign=True)
     except RuntimeError as error:
@@ -169,6 +182,19 @@ def rename_mamba_ssm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise ValueError(f"state_dict: expected 'backbone.embedding.weight' in it, found {list(state_dict)[:3]}, ...")
     renamed.setdefault("lm_head.weight", renamed["model.embed_tokens.weight"])
     return renamed
+
+
+def _our_names(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights of a published model under the names of a `MixerForCausalLM`."""
+    weights: dict[str, Tensor] = model.state_dict()
+    if not isinstance(model, GPTNeoXForCausalLM):
+        return _rename(weights, _LLAMA_NAMES if isinstance(model, LlamaForCausalLM) else _MAMBA_NAMES)
+    head = weights.pop("lm_head.weight", weights.pop("embed_out.weight", None))
+    if head is None:
+        raise ValueError("model: expected an output layer lm_head or embed_out, found none")
+    layers = {name.removeprefix("gpt_neox."): value for name, value in weights.items()}
+    renamed = rename_neox(layers, model.config.num_attention_heads, "model.stack.")
+    return {**renamed, "model.embed_tokens.weight": layers["embed_in.weight"], "lm_head.weight": head}
 
 
 def _rename(state_dict: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
@@ -263,6 +289,7 @@ def _require(config: PreTrainedConfig, **settings: Any) -> None:
 
 _DESCRIPTIONS: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     LlamaForCausalLM: _llama,
+    GPTNeoXForCausalLM: describe_neox,
     MambaForCausalLM: _mamba,
     Mamba2ForCausalLM: _mamba2,
 }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
@@ -115,6 +116,20 @@ class BlockTransformerForCausalLM(CachedGeneration, BlockTransformerPreTrainedMo
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         kept: dict[str, Any] = {CACHE_ARGUMENT: getattr(outputs, CACHE_ARGUMENT)}
         return CausalLMOutputWithPast(loss=loss, logits=logits, **kept)
+
+    @classmethod
+    def from_vanilla(cls, model: PreTrainedModel, **options: Any) -> BlockTransformerForCausalLM:
+        """A model that starts from a vanilla one; see `tokenmix.models.block_transformer.uptraining.from_vanilla`."""
+        from tokenmix.models.block_transformer.uptraining import from_vanilla
+
+        return from_vanilla(model, **options)
+
+    @classmethod
+    def from_official(cls, weights: Mapping[str, Tensor], heads: int, **options: Any) -> BlockTransformerForCausalLM:
+        """The authors' checkpoint; see `tokenmix.models.block_transformer.official.from_official`."""
+        from tokenmix.models.block_transformer.official import from_official
+
+        return from_official(weights, heads, **options)
 
     def prompt_positions(self, attention_mask: Tensor) -> Tensor:
         """(B, L) places that `generate` gives to prompts; see `BlockTransformerModel.prompt_positions`."""

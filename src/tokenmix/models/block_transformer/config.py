@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 
 from tokenmix.mixer import check_positive
 from tokenmix.models.config_fields import drop_code_fields, refuse_misspelt_fields
+from tokenmix.models.neox import neox_attention
 from tokenmix.models.stack import ModelStack
 
 EMBEDDERS = ("lookup", "projection", "cls")
@@ -236,14 +237,7 @@ class BlockTransformerConfig(PreTrainedConfig):
         if size not in _SIZES:
             raise ValueError(f"size: expected one of {', '.join(_SIZES)}, found {size!r}")
         layers, width, heads = _SIZES[size]
-        half = width // heads // 8  # a quarter of a head's features turn, in pairs
-        mixer = {
-            "mixer": "attention",
-            "heads": heads,
-            "bias": True,
-            "rope": True,
-            "rope_frequencies": [10000.0 ** (-i / half) for i in range(half)],
-        }
+        mixer = neox_attention(width // heads, heads)
         return cls(
             **{
                 "vocab_size": 50304,

@@ -1,0 +1,55 @@
+"""What a FIT is to transformers: how its parts start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from tokenmix.blocks import MixerBlock
+from tokenmix.models.base import MixerPreTrainedModel
+from tokenmix.models.fit.config import FITConfig
+from tokenmix.models.fit.exchange import NormedCrossAttention
+from tokenmix.models.fit.stages import FITStage
+from tokenmix.models.initialise import is_loaded
+
+
+class FITPreTrainedModel(MixerPreTrainedModel):
+    """Base of `FITModel` and `FITForCausalLM`."""
+
+    config: Any
+    config_class: Any = FITConfig
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """As the base does; the last projection of a cross-attention starts smaller, as that of any branch."""
+        super()._init_weights(module)
+        if isinstance(module, NormedCrossAttention) and self.config.rescale_residual:
+            weight = module.o_proj.weight
+            if not is_loaded(weight):
+                weight.mul_(self._branches(latent=self._is_latent(module)) ** -0.5)
+
+    def _branches_beside(self, block: MixerBlock) -> int:
+        """Residual branches that are added to what a block adds to: tokens, or latents."""
+        return self._branches(latent=self._is_latent(block))
+
+    def _stages(self) -> list[FITStage]:
+        return [module for module in self.modules() if isinstance(module, FITStage)]
+
+    def _is_latent(self, part: nn.Module) -> bool:
+        """Whether a block or a cross-attention adds to latents."""
+        exchanges = [stage.exchange for stage in self._stages() if stage.exchange is not None]
+        parts = (
+            inner for exchange in exchanges for top in (exchange.gather, exchange.process) for inner in top.modules()
+        )
+        return any(inner is part for inner in parts)
+
+    def _branches(self, *, latent: bool) -> int:
+        count = 0
+        for stage in self._stages():
+            stack = stage.latent if latent else stage.local
+            blocks: Any = [] if stack is None else stack.layers
+            count += sum(1 if block.feed_forward is None else 2 for block in blocks)
+            count += int(stage.exchange is not None if latent else stage.exchanges)
+        return max(count, 1)

@@ -1,0 +1,446 @@
+"""FIT: the equations, who sees whom, padding, packing, cost, gradients, and planted faults."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from test_fit_tools import BOTH_WAYS, GROUP, LATENTS, MIXERS, build, built, reference, settings
+from tiny_models import VOCABULARY, assert_close, left_padded, randomize, tokens
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from tokenmix.blocks import Stack
+from tokenmix.models.fit import FITForCausalLM, FITModel, grouping
+from tokenmix.models.fit.exchange import ReadTokens
+from tokenmix.models.fit.stages import FITStage
+
+EXACT = 1e-9
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients(request: pytest.FixtureRequest) -> Iterator[None]:
+    with torch.set_grad_enabled("gradient" in request.node.name):
+        yield
+
+
+def features(model: Any, ids: Tensor, **inputs: Any) -> Tensor:
+    """(B, L, D) without a cache."""
+    return built(model)(ids, use_cache=False, **inputs).last_hidden_state
+
+
+# ---------------------------------------------------------------------- the equations
+
+
+def check_equations(model: FITModel, length: int) -> None:
+    ids = tokens(1, length)
+    found = model(ids)
+    x, latents = reference(model, model.embed_tokens(ids)[0])
+    assert_close(found.last_hidden_state[0], x, EXACT)
+    assert_close(found.latents[0], latents, EXACT)
+    assert found.latent_mask is None
+
+
+@pytest.mark.parametrize("query_norm", [True, False])
+@pytest.mark.parametrize("length", [1, GROUP, 3 * GROUP - 1])
+@pytest.mark.parametrize("layers", ["(1)2(1)1(1)", "(1)1(0)1", "(2)1", "(0)1(1)"])
+@pytest.mark.parametrize("causal", [True, False])
+def test_equals_the_equations(causal: bool, layers: str, length: int, query_norm: bool) -> None:
+    check_equations(build(FITModel, causal=causal, layers=layers, cross_query_norm=query_norm), length)
+
+
+def test_a_language_model_is_the_same_without_what_nobody_reads() -> None:
+    model = build(layers="(1)2(1)1")
+    whole = FITModel(model.config).double().eval()
+    missing, unexpected = whole.load_state_dict(model.model.state_dict(), strict=False)
+    assert not unexpected
+    assert {name.split(".")[0] for name in missing} == {"stages", "latent_norm"}
+    assert all(name.startswith(("stages.1.exchange", "latent_norm")) for name in missing)
+    ids = tokens(2, 11)
+    assert torch.equal(features(whole, ids), features(model, ids))
+    x, _ = reference(model.model, model.model.embed_tokens(ids)[0])
+    expected = x @ model.lm_head.weight.T + model.lm_head.bias
+    assert_close(model(ids, use_cache=False).logits[0], expected, EXACT)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_one_group_without_latents_is_a_stack(causal: bool) -> None:
+    config = settings(layers="(3)", max_groups=1, group_size=12, causal=causal)
+    model = randomize(FITModel(config)).eval()
+    stack = Stack(
+        16,
+        {"a": {"mixer": "attention", "heads": 2, "bias": True, "causal": causal}},
+        "aaa",
+        feed_forward="gelu",
+        feed_forward_dim=20,
+        feed_forward_bias=True,
+        norm="layernorm",
+        norm_eps=1e-6,
+    )
+    stack.layers.load_state_dict(model.stages[0].local.layers.state_dict())
+    stack.norm.load_state_dict(model.norm.state_dict())
+    ids = tokens(2, 9)
+    found = model(ids)
+    x = model.embed_tokens(ids) + model.embed_positions.weight[:9]
+    assert_close(found.last_hidden_state, stack(x), 1e-5)
+    assert found.latents is None
+
+
+def test_features_go_through_the_stem() -> None:
+    model = build(FITModel, causal=False, input_size=5)
+    x = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0)).double()
+    y = x @ model.stem.weight.T + model.stem.bias
+    y = (y - y.mean(-1, keepdim=True)) / (y.var(-1, unbiased=False, keepdim=True) + 1e-6).sqrt()
+    y = y * model.stem_norm.weight + model.stem_norm.bias
+    found = model(inputs_embeds=x)
+    assert_close(found.last_hidden_state[1], reference(model, y[1])[0], EXACT)
+
+
+# ---------------------------------------------------------------------- who sees whom
+
+
+def changed_by(model: Any, place: int, length: int = 4 * GROUP) -> list[int]:
+    """The places whose features change when one token changes."""
+    ids = tokens(1, length)
+    other = ids.clone()
+    other[0, place] = ids[0, place] % (VOCABULARY - 1) + 1
+    difference = (features(model, ids) - features(model, other)).abs().amax(-1)[0]
+    return [i for i in range(length) if difference[i] > 1e-12]
+
+
+@pytest.mark.parametrize("name", ["attention", "rope", "gam_mamba2", "mamba_window"])
+def test_a_token_reaches_its_group_and_all_later_tokens(name: str) -> None:
+    model = build(**MIXERS[name])
+    for place in (0, 2, GROUP - 1, GROUP, 2 * GROUP + 1):
+        reached = changed_by(model, place)
+        assert min(reached) == place, "a token never changes what is before it"
+        later = [i for i in range(place, 4 * GROUP) if name != "mamba_window" or i < place + GROUP]
+        assert set(later) <= set(reached)
+
+
+def test_without_the_shift_it_is_not_causal() -> None:
+    model = build()
+    for stage in built(model).stages:
+        if stage.exchange is not None:
+            stage.exchange.shift = 0
+    assert min(changed_by(model, GROUP + 2)) == GROUP, "the tokens of its group would see it before it comes"
+
+
+def test_groups_see_each_other_only_through_latents() -> None:
+    model = build(layers="(2)")
+    assert changed_by(model, GROUP + 1) == [GROUP + 1, GROUP + 2, GROUP + 3]
+    model = build()
+    assert changed_by(model, 1)[-1] == 4 * GROUP - 1, "token 1 of group 0 affects group 3"
+
+
+def test_an_encoder_sees_both_ways() -> None:
+    assert changed_by(build(FITModel, causal=False), 2 * GROUP + 1) == list(range(4 * GROUP))
+
+
+@pytest.mark.parametrize("group", [0, 1, 2, 3])
+def test_tokens_never_see_their_own_groups_latents(group: int) -> None:
+    model = build(FITModel)
+    ids = tokens(1, 4 * GROUP)
+    before = model(ids)
+    model.embed_latents.weight[group * LATENTS : (group + 1) * LATENTS].neg_()  # a constant would go in the norm
+    after = model(ids)
+    changed = (after.last_hidden_state - before.last_hidden_state).abs().amax(-1)[0].view(4, GROUP).amax(1) > 1e-12
+    assert changed.tolist() == [k > group for k in range(4)]
+    latents = (after.latents - before.latents).abs().amax((-1, -2))[0] > 1e-12
+    assert latents.tolist() == [k >= group for k in range(4)]
+
+
+def test_latents_of_one_group_see_each_other() -> None:
+    """The global layers of a causal model are causal in whole groups, not latent by latent."""
+    model = build(FITModel, layers="(1)1")
+    ids = tokens(1, 2 * GROUP)
+    before = model(ids).latents
+    model.embed_latents.weight[LATENTS + 1].neg_()  # the second of group 1
+    changed = (model(ids).latents - before).abs().amax(-1)[0] > 1e-12
+    assert changed.tolist() == [[False, False], [True, True]]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_last_stages_global_layers_change_the_latents_alone(causal: bool) -> None:
+    model = build(FITModel, causal=causal, layers="(1)1(1)2")
+    ids = tokens(1, 10)
+    before = model(ids)
+    randomize(model.stages[-1].exchange)
+    after = model(ids)
+    assert torch.equal(after.last_hidden_state, before.last_hidden_state)
+    assert (after.latents - before.latents).abs().max() > 0.1
+
+
+def test_permuting_groups_with_their_latents_permutes_an_encoder() -> None:
+    model = build(FITModel, causal=False)
+    ids, order = tokens(2, 4 * GROUP), torch.tensor([2, 0, 3, 1])
+    before = model(ids)
+    moved = ids.view(2, 4, GROUP)[:, order].reshape(2, -1)
+    without = model(moved).last_hidden_state.view(2, 4, GROUP, -1)
+    table = model.embed_latents.weight.view(8, LATENTS, -1)
+    table[:4] = table[:4][order].clone()
+    after = model(moved)
+    expected = before.last_hidden_state.view(2, 4, GROUP, -1)[:, order]
+    assert_close(after.last_hidden_state.view(2, 4, GROUP, -1), expected, EXACT)
+    assert_close(after.latents, before.latents[:, order], EXACT)
+    assert (without - expected).abs().max() > 0.1, "the latents' table tells groups apart"
+
+
+# ---------------------------------------------------------------------- padding and packing
+
+
+def check_padding(model: FITModel, tolerance: float = EXACT) -> None:
+    """Left, right and scattered padding change no token and no latent."""
+    padded, mask, rows = left_padded([11, 8, 3])
+    left = model(padded, attention_mask=mask)
+    right_ids, right_mask = padded.flip(1), mask.flip(1)
+    scattered = torch.tensor([0, 1, 1, 0, 0, 1, 1, 1, 0, 1, 0])
+    for i, row in enumerate(rows):
+        alone, size = model(row), row.shape[1]
+        assert_close(left.last_hidden_state[i, -size:], alone.last_hidden_state[0], tolerance)
+        count = alone.latents.shape[1]
+        assert_close(left.latents[i, :count], alone.latents[0], tolerance)
+        assert not left.latents[i, count:].any()
+        right = model(right_ids[i : i + 1], attention_mask=right_mask[i : i + 1])
+        alone = model(right_ids[i : i + 1, :size])
+        assert_close(right.last_hidden_state[0, :size], alone.last_hidden_state[0], tolerance)
+        assert_close(right.latents, alone.latents, tolerance)
+    assert left.latent_mask is not None
+    assert left.latent_mask.sum(1).tolist() == [3, 2, 1]
+    found = model(padded[:1], attention_mask=scattered[None])
+    alone = model(padded[:1, scattered.bool()])
+    assert_close(found.last_hidden_state[:, scattered.bool()], alone.last_hidden_state, tolerance)
+    assert_close(found.latents, alone.latents, tolerance)
+
+
+def check_packing(model: FITModel, tolerance: float = EXACT) -> None:
+    """Documents in one row equal each alone; the second ends with a group, so that an empty one could follow."""
+    documents = [tokens(1, size, seed) for seed, size in enumerate([5, 8, 1, 3])]
+    apart = [model(document) for document in documents]
+    packed = torch.cat(documents, dim=1)
+    segment_ids = torch.tensor([[0] * 5 + [1] * 8 + [2] + [3] * 3])
+    position_ids = torch.tensor([[*range(5), *range(8), 0, *range(3)]])
+    for inputs in ({"segment_ids": segment_ids}, {"position_ids": position_ids}):
+        found = model(packed, **inputs)
+        expected = torch.cat([output.last_hidden_state for output in apart], dim=1)
+        assert_close(found.last_hidden_state, expected, tolerance)
+        latents = found.latents if found.latent_mask is None else found.latents[found.latent_mask][None]
+        assert_close(latents, torch.cat([output.latents for output in apart], dim=1), tolerance)
+    mixed = torch.cat([packed, packed.flip(1)])
+    mask = torch.ones(2, 17, dtype=torch.long)
+    mask[1, :4] = 0
+    both = model(mixed, segment_ids=torch.cat([segment_ids, torch.zeros_like(segment_ids)]), attention_mask=mask)
+    assert_close(both.last_hidden_state[:1], expected, tolerance)
+    assert_close(both.last_hidden_state[1:, 4:], model(mixed[1:, 4:]).last_hidden_state, tolerance)
+
+
+CASES = [(True, name) for name in MIXERS] + [(False, name) for name in BOTH_WAYS]
+
+
+def encoder(causal: bool, name: str) -> tuple[FITModel, float]:
+    model = build(FITModel, causal=causal, **(MIXERS if causal else BOTH_WAYS)[name])
+    return model, 1e-5 if "gam" in name or "mamba" in name or "linear" in name else EXACT
+
+
+@pytest.mark.parametrize(("causal", "name"), CASES)
+def test_padding_changes_nothing(causal: bool, name: str) -> None:
+    check_padding(*encoder(causal, name))
+
+
+@pytest.mark.parametrize(("causal", "name"), CASES)
+def test_packed_equals_apart(causal: bool, name: str) -> None:
+    check_packing(*encoder(causal, name))
+
+
+def test_positions_leave_places_empty() -> None:
+    """A document that begins at place 6 of groups of 4 begins at place 2 of its first group."""
+    model = build(FITModel)
+    ids = tokens(1, 7)
+    found = model(ids, position_ids=torch.arange(6, 13)[None], attention_mask=torch.ones(1, 7))
+    assert found.latents.shape[1] == 3
+    places = model.embed_positions.weight
+    assert_close(places[[2, 3, 0]], places[grouping_places(ids, 6)[0, :3]], 0)
+    assert (found.last_hidden_state - model(ids).last_hidden_state).abs().max() > 0.1
+
+
+def grouping_places(ids: Tensor, first: int) -> Tensor:
+    layout = grouping.Layout(positions=torch.arange(first, first + ids.shape[1])[None])
+    return grouping.find_groups(layout, 1, ids.shape[1], GROUP).place
+
+
+def test_a_row_of_padding_is_no_trouble() -> None:
+    model = build(FITModel)
+    mask = torch.tensor([[1] * 6, [0] * 6])
+    found = model(tokens(2, 6), attention_mask=mask)
+    assert torch.isfinite(found.last_hidden_state).all()
+    assert found.last_hidden_state[1].abs().max() == 0
+    assert found.latents[1].abs().max() == 0
+
+
+# ---------------------------------------------------------------------- loss, gradients, cost
+
+
+def test_loss_is_the_shifted_cross_entropy_and_never_crosses_documents() -> None:
+    model = build()
+    documents = [tokens(1, size, seed) for seed, size in enumerate([5, 4])]
+    losses = []
+    for ids in documents:
+        logits = model(ids, use_cache=False).logits[0].log_softmax(-1)
+        losses += [-logits[i, ids[0, i + 1]] for i in range(ids.shape[1] - 1)]
+    expected = torch.stack(losses).mean().float()
+    packed = torch.cat(documents, dim=1)
+    output = model(packed, labels=packed, segment_ids=torch.tensor([[0] * 5 + [1] * 4]))
+    assert_close(output.loss.float(), expected, 1e-5)
+    assert output.past_key_values is None
+    summed = model(packed, labels=packed, segment_ids=torch.tensor([[0] * 5 + [1] * 4]), num_items_in_batch=20).loss
+    assert_close(summed.float(), expected * 7 / 20, 1e-5)
+
+
+def assert_reached(model: torch.nn.Module) -> None:
+    for where, parameter in model.named_parameters():
+        assert parameter.grad is not None, where
+        assert torch.isfinite(parameter.grad).all(), where
+        if not where.endswith("k_proj.bias"):  # softmax does not see what is added to all keys
+            assert parameter.grad.abs().max() > 1e-6, where
+
+
+@pytest.mark.parametrize("layers", ["(1)2(1)1(1)", "(1)1(1)2", "(2)", "(1)1(0)"])
+@pytest.mark.parametrize("name", ["attention", "gam_mamba2"])
+def test_gradients_reach_every_parameter_of_a_language_model(name: str, layers: str) -> None:
+    model = build(layers=layers, **MIXERS[name]).float().train()
+    ids = tokens(2, 3 * GROUP)
+    model(ids, labels=ids).loss.backward()
+    assert_reached(model)
+    if layers == "(1)2(1)1(1)":
+        rows = model.model.embed_latents.weight.grad.abs().amax(1).view(-1, LATENTS).amax(1) > 0
+        assert rows.tolist() == [True, True] + [False] * 6, "nobody reads the last group's latents"
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_gradients_reach_every_parameter_of_a_model_with_latents(causal: bool) -> None:
+    model = build(FITModel, causal=causal, layers="(1)2(1)1")
+    found = model(tokens(2, 3 * GROUP))
+    (found.last_hidden_state.square().sum() + (found.latents**3).sum()).backward()
+    assert_reached(model)
+
+
+def test_gradients_are_the_same_recomputed() -> None:
+    model, ids = build().train(), tokens(2, 9)
+    found = []
+    for recompute in (False, True):
+        if recompute:
+            model.gradient_checkpointing_enable()
+        model.zero_grad()
+        model(ids, labels=ids).loss.backward()
+        found.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*found, strict=True))
+
+
+def flops(length: int, count: int) -> int:
+    """Of a model with `count` groups of length / count tokens, on the meta device."""
+    sizes = {"hidden_size": 8, "latent_size": 8, "latents": 1, "max_groups": count, "group_size": length // count}
+    with torch.device("meta"):
+        model = FITModel(settings(layers="(1)1(1)", causal=False, **sizes)).eval()
+        ids = torch.zeros(1, length, dtype=torch.long)
+    # the fused attention of the CPU is not counted by FlopCounterMode; its decomposition is
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(ids)
+    return counter.get_total_flops()
+
+
+def slope(counts: list[tuple[int, int]]) -> float:
+    found = [flops(length, groups) for length, groups in counts]
+    return math.log(found[-1] / found[0]) / math.log(counts[-1][0] / counts[0][0])
+
+
+def test_flops_grow_as_length_to_four_thirds() -> None:
+    """With t = T^(2/3) groups; with a fixed number of groups, or a fixed size of them, as its square."""
+    assert 1.25 < slope([(2**27, 2**18), (2**30, 2**20)]) < 1.37
+    assert slope([(2**27, 2**12), (2**30, 2**12)]) > 1.9
+    assert slope([(2**27, 2**21), (2**30, 2**24)]) > 1.9
+
+
+# ---------------------------------------------------------------------- planted faults
+
+
+def blind_gather(self: ReadTokens, grouped: Any, latents: Tensor) -> Tensor:
+    return self.cross(latents, grouped.x, None)
+
+
+def unmasked_local(self: FITStage, grouped: Any) -> Any:
+    if self.local is None:
+        return grouped
+    return type(grouped)(self.local(grouped.x.flatten(0, 1)).view(grouped.x.shape), grouped.filled)
+
+
+def row_index(find: Any) -> Any:
+    def found(*args: Any) -> Any:
+        groups = find(*args)
+        return dataclasses.replace(groups, index=torch.arange(groups.tokens.count).expand_as(groups.index))
+
+    return found
+
+
+def without_layout(find: Any, field: str) -> Any:
+    def found(*args: Any) -> Any:
+        groups = find(*args)
+        layout = dataclasses.replace(groups.tokens.layout, **{field: None})
+        return dataclasses.replace(groups, tokens=dataclasses.replace(groups.tokens, layout=layout))
+
+    return found
+
+
+def plant(fault: str, patch: pytest.MonkeyPatch) -> None:
+    where = "tokenmix.models.fit.model.find_groups"
+    if fault == "gather sees padding":
+        patch.setattr(ReadTokens, "forward", blind_gather)
+    elif fault == "local layers see padding":
+        patch.setattr(FITStage, "run_local", unmasked_local)
+    elif fault == "latents count over documents":
+        patch.setattr(where, row_index(grouping.find_groups))
+    elif fault == "latents see empty groups":
+        patch.setattr(where, without_layout(grouping.find_groups, "mask"))
+    else:
+        patch.setattr(where, without_layout(grouping.find_groups, "segments"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "causal"),
+    [
+        ("gather sees padding", False),
+        ("gather sees padding", True),
+        ("local layers see padding", False),
+        ("latents see empty groups", False),
+        ("latents count over documents", True),
+        ("latents see other documents", True),
+        ("latents see other documents", False),
+    ],
+)
+def test_planted_faults_are_caught(fault: str, causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check() -> None:
+        check_equations(model, 3 * GROUP - 1)
+        check_padding(model)
+        check_packing(model)
+
+    model = build(FITModel, causal=causal)
+    check()
+    plant(fault, monkeypatch)
+    with pytest.raises(AssertionError):
+        check()
+
+
+def test_other_words_for_the_same_call() -> None:
+    """Embeddings given, a layout given, the result as a tuple."""
+    model, ids = build(), tokens(2, 7)
+    expected = model(ids, use_cache=False).logits
+    embeds = model.model.embed_tokens(ids)
+    assert torch.equal(model(inputs_embeds=embeds, use_cache=False).logits, expected)
+    assert torch.equal(model(ids, use_cache=False, return_dict=False)[0], expected)
+    assert_close(model(ids, use_cache=False, logits_to_keep=2).logits, expected[:, -2:], EXACT)
+    assert isinstance(model, FITForCausalLM)
+    layout = grouping.Layout(segments=torch.tensor([[0] * 4 + [1] * 3] * 2))
+    found = model.model(ids, layout=layout).last_hidden_state
+    assert torch.equal(found, model.model(ids, segment_ids=layout.segments).last_hidden_state)

@@ -39,7 +39,8 @@ def run_row(row: Row, rounds: int, clock: Callable[[], float], setting: Setting,
         ours, theirs = (peak_of(row, side, row.length, setting) for side in ("ours", "theirs"))
         result |= {"ours": ours, "theirs": theirs, "ratio": theirs / max(ours, 1)}
     else:
-        ratio = asdict(paired(*alternate(pair, min(rounds, row.rounds), clock)))
+        ours_times, their_times = alternate(pair, min(rounds, row.rounds), clock)
+        ratio = asdict(paired([seconds / pair.work for seconds in ours_times], their_times))
         result |= {"ratio": ratio.pop("median"), **ratio}
         if row.flops is not None:
             result["GFLOP/s"] = row.flops(row.length) / ratio["ours"] / 1e9

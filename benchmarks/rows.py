@@ -23,6 +23,7 @@ class Pair:
             which one is wrong has no times.
         limit: the largest error that "ours" may have; "theirs" may have ten times as much.
         notes: what a reader should know about the two.
+        work: how many times as much ours does in a call, such as tokens; the ratio of times is multiplied by it.
     """
 
     ours: Run
@@ -30,6 +31,7 @@ class Pair:
     errors: Callable[[], dict[str, float]] = dict
     limit: float = 1e-5
     notes: str = ""
+    work: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -187,3 +187,17 @@ def test_layers_still_count_as_one_after_a_cut() -> None:
         state.crop(3)
     assert state.states[0].counters is state.states[1].counters
     assert state.seen.tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("feed_forward", ["gelu", None])
+def test_parallel_residual(feed_forward: str | None) -> None:
+    """Both branches read the block's input; a stack without a final norm gives what its last block gives."""
+    torch.manual_seed(0)
+    mixers = {"a": {"mixer": "attention", "heads": 2}}
+    stack = Stack(8, mixers, "a", feed_forward=feed_forward, parallel_residual=True, final_norm=False)
+    x, block = torch.randn(2, 5, 8), stack.layers[0]
+    expected = x + block.mixer(block.mixer_norm(x))
+    if feed_forward is not None:
+        expected = expected + block.feed_forward(block.feed_forward_norm(x))
+    torch.testing.assert_close(stack(x), expected)
+    assert not any(name.startswith("norm.") for name, _ in stack.named_parameters())

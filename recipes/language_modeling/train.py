@@ -7,9 +7,7 @@ Every value of the config can be overridden: `--training.steps 100 --data.files.
 
 from __future__ import annotations
 
-import platform
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,18 +15,17 @@ import torch
 from accelerate import PartialState
 from transformers import set_seed
 
-from tokenmix.data import Corpus, TokenBlocks, byte_tokenizer, load_corpus, train_bpe
-from tokenmix.models import MixerConfig, MixerForCausalLM
+from tokenmix.data import TokenBlocks, byte_tokenizer
+from tokenmix.models import BlockTransformerConfig, BlockTransformerForCausalLM, MixerConfig, MixerForCausalLM
 from tokenmix.training import (
     RunResult,
+    TextConfig,
+    TextData,
     TrainingConfig,
     claim_folder,
     make_console,
     parse_config,
-    plot_losses,
-    plot_max_logits,
-    print_table,
-    score_baselines,
+    report_text,
     score_text,
     train_or_resume,
     write_sample,
@@ -42,32 +39,6 @@ COLUMNS = {
     "train_seconds": ("train s", ".0f"),
     "state_bytes": ("state bytes", ",.0f"),
 }
-
-
-@dataclass
-class DataConfig:
-    """Which text, and how it is cut."""
-
-    name: Literal["python_stdlib", "world_english_bible"] = "python_stdlib"
-    """Embedded text."""
-    files: dict[str, str | list[str]] | str | list[str] | None = None
-    """Text files, globs or a folder to train on, or these by split (train, valid, test); instead of `name`."""
-    hub: Literal["wikitext-2", "wikitext-103", "tinystories"] | None = None
-    """Data set of the Hugging Face hub, instead of `name`; needs a network."""
-    tokenizer: Literal["bytes", "bpe"] = "bytes"
-    """Bytes, or byte-pair encoding trained on the training split."""
-    vocab_size: int = 10_000
-    """Entries of the byte-pair encoding."""
-    context: int = 256
-    """Tokens a training row."""
-    overlap: int = 1
-    """Tokens of context that every scored token has at least, beyond the first row of the test text."""
-    packed: bool = False
-    """Keep documents in a row apart."""
-    test_bytes: int | None = None
-    """Score only the first bytes of the test split; None for all."""
-    baseline_bytes: int | None = None
-    """Count n-grams in the first bytes of the training split only; None for all."""
 
 
 @dataclass
@@ -93,9 +64,12 @@ class Config:
 
     mixers: dict[str, dict[str, Any]]
     """A description for each letter: {a: {mixer: attention, heads: 4}}."""
-    stacks: dict[str, str]
+    stacks: dict[str, str] = field(default_factory=dict)
     """A pattern of letters for each model to train: {hybrid: mma}."""
-    data: DataConfig = field(default_factory=DataConfig)
+    blocks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Fields of a Block Transformer for each one to train: {block: {block_pattern: m, token_pattern: a}}. Besides,
+    `start_from` names a stack whose weights it starts from, `paper` a size; `training` replaces values of training."""
+    data: TextConfig = field(default_factory=TextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     prompt: str = "def "
@@ -103,49 +77,74 @@ class Config:
     output: str = "runs/language_modeling"
 
 
-def build_data(config: DataConfig) -> tuple[Corpus, Any, TokenBlocks, TokenBlocks]:
+def build_data(config: TextConfig) -> TextData:
     """The corpus, its tokenizer, and the blocks to train on and to score."""
-    corpus = load_corpus(config.name, files=config.files, hub=config.hub)
-    corpus = replace(corpus, test=corpus.test[: config.test_bytes])
-    tokenizer = byte_tokenizer() if config.tokenizer == "bytes" else train_bpe(corpus.train, config.vocab_size)
-    cut = partial(TokenBlocks.from_corpus, corpus, context=config.context, tokenizer=tokenizer, packed=config.packed)
-    return corpus, tokenizer, cut("train"), cut("test", overlap=config.overlap)
+    return config.load()
 
 
-def build_model(config: Config, stack: str, tokenizer: Any) -> MixerForCausalLM:
-    """The language model of one stack."""
-    pattern = config.stacks[stack]
+def build_model(config: Config, name: str, tokenizer: Any) -> MixerForCausalLM | BlockTransformerForCausalLM:
+    """The language model of one stack, or one Block Transformer."""
+    special = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
+    shared = asdict(config.model) | special | {"vocab_size": len(tokenizer)}
+    if name in config.blocks:
+        return build_blocks(config, config.blocks[name], shared, tokenizer)
+    pattern = config.stacks[name]
     unknown = set(pattern) - set(config.mixers)
-    return MixerForCausalLM(
-        MixerConfig(
-            vocab_size=len(tokenizer),
-            mixers={letter: config.mixers[letter] for letter in config.mixers if unknown or letter in pattern},
-            pattern=pattern,
-            **asdict(config.model),
-            **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
-        )
-    )
+    mixers = {letter: config.mixers[letter] for letter in config.mixers if unknown or letter in pattern}
+    return MixerForCausalLM(MixerConfig(mixers=mixers, pattern=pattern, **shared))
 
 
-def compute_metrics(model: MixerForCausalLM, test: TokenBlocks, batch_size: int) -> dict[str, float]:
+def build_blocks(
+    config: Config, entry: dict[str, Any], shared: dict[str, Any], tokenizer: Any
+) -> BlockTransformerForCausalLM:
+    """From its entry, and for the rest what all models share; half of their layers are the block decoder's."""
+    fields = {name: value for name, value in entry.items() if name not in ("start_from", "paper", "training")}
+    if "paper" in entry:
+        special = {key: value for key, value in shared.items() if key.endswith("_token_id")}
+        return BlockTransformerForCausalLM(BlockTransformerConfig.paper(entry["paper"], **special | fields))
+    if "start_from" in entry:
+        if (stack := entry["start_from"]) not in config.stacks:
+            raise ValueError(f"start_from: expected one of stacks {sorted(config.stacks)}, found {stack!r}")
+        checking = torch.get_default_device().type == "meta"  # before anything is trained
+        folder = Path(config.output) / stack / "model"
+        model = build_model(config, stack, tokenizer) if checking else MixerForCausalLM.from_pretrained(folder)
+        return BlockTransformerForCausalLM.from_vanilla(model, **fields)
+    layers, position = shared.pop("num_hidden_layers"), shared.pop("position")
+    if position != "none":
+        raise ValueError(f"position: expected 'none' with blocks, found {position!r}")
+    fields = {"num_block_layers": layers // 2, "num_token_layers": layers - layers // 2} | fields
+    for part in ("block", "token"):
+        pattern = fields.setdefault(f"{part}_pattern", next(iter(config.mixers), ""))
+        unknown = set(pattern) - set(config.mixers)
+        fields[f"{part}_mixers"] = {k: config.mixers[k] for k in config.mixers if unknown or k in pattern}
+    return BlockTransformerForCausalLM(BlockTransformerConfig(**shared | fields))
+
+
+def compute_metrics(model: Any, test: TokenBlocks, batch_size: int) -> dict[str, float]:
     """Scores on the test text, and sizes."""
-    return {
-        **score_text(model, test, batch_size),
-        "parameters": model.num_parameters(),
-        "state_bytes": sum(mixer.state_numel(test.context) for mixer in model.stack.mixers) * model.dtype.itemsize,
-    }
+    sizes = {"parameters": model.num_parameters(), "state_bytes": model.state_bytes(test.context)}
+    return score_text(model, test, batch_size) | sizes
 
 
-def train_stack(config: Config, stack: str, tokenizer: Any, train: TokenBlocks, test: TokenBlocks) -> RunResult:
-    """Train one stack, or go on where it was stopped, or read what it gave."""
-    folder, training = Path(config.output) / stack, config.training
+def training_of(config: Config, name: str) -> TrainingConfig:
+    """How one model is trained."""
+    own = config.blocks.get(name, {}).get("training", {})
+    if unknown := sorted(set(own) - set(asdict(config.training))):
+        raise ValueError(f"training: expected keys of the training config in blocks.{name}, found {unknown}")
+    return replace(config.training, **own)
+
+
+def train_stack(config: Config, name: str, tokenizer: Any, train: TokenBlocks, test: TokenBlocks) -> RunResult:
+    """Train one model, or go on where it was stopped, or read what it gave."""
+    folder = Path(config.output) / name
+    training = training_of(config, name)
     kept = RunResult.read(folder / "metrics.json")
     if kept is not None:
         return kept
     set_seed(training.seed)
-    model = build_model(config, stack, tokenizer)
+    model = build_model(config, name, tokenizer)
     run = train_or_resume(model, training, folder, train_dataset=train, processing_class=tokenizer)
-    result = RunResult(stack, {"train_seconds": run.seconds}, run.history)
+    result = RunResult(name, {"train_seconds": run.seconds}, run.history)
     result.metrics["tokens_per_second"] = run.steps * training.batch_size * config.data.context / run.seconds
     if PartialState().is_main_process:
         model.save_pretrained(folder / "model")
@@ -157,40 +156,28 @@ def train_stack(config: Config, stack: str, tokenizer: Any, train: TokenBlocks, 
     return result
 
 
-def report(config: Config, corpus: Corpus, train: TokenBlocks, test: TokenBlocks, results: list[RunResult]) -> None:
-    """Plots, samples and the table."""
-    console, output = make_console(), Path(config.output)
-    ngrams = score_baselines(corpus, train, test, train_bytes=config.data.baseline_bytes, folder=output)
-    lines = {name: scores["bits_per_byte"] for name, scores in ngrams.items()}
-    plot_losses(output / "loss.png", results, lines, train.scored_bytes / train.scored_tokens)
-    plot_max_logits(output / "max_logits.png", results)
-    for result in results:
-        console.rule(f"sample of {result.name}")
-        console.print(result.sample, markup=False, highlight=False)
-    print_table(f"{corpus.name}, {test.scored_bytes:,} test bytes", results, COLUMNS, ngrams, console)
-    console.print(f"Python {platform.python_version()}; {corpus.description}")
-    console.print(f"Written to {output}: config.yaml, loss.png, and for each stack metrics.json and model/")
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Train every stack of the config and report."""
     config, resolved = parse_config(Config, arguments, description=__doc__)
-    if not config.stacks:
+    names = [*config.stacks, *config.blocks]
+    if not names:
         raise ValueError("stacks: expected at least one pattern to train, such as {hybrid: mma}, found none")
-    for stack in config.stacks:  # a mistake in the last stack must not wait until the first is trained
+    if len(set(names)) < len(names):
+        raise ValueError(f"blocks: expected other names than those of stacks, found {sorted(config.blocks)}")
+    for name in names:  # a mistake in the last model must not wait until the first is trained
         with torch.device("meta"):
-            build_model(config, stack, byte_tokenizer())
-    config.training.arguments(config.output)
+            build_model(config, name, byte_tokenizer())
+        training_of(config, name).arguments(config.output)
     corpus, tokenizer, train, test = build_data(config.data)
     if PartialState().is_main_process:
         claim_folder(config.output, resolved)  # now that nothing in the config is a mistake
     results = []
-    for stack, pattern in config.stacks.items():
+    for name in names:
         if PartialState().is_main_process:
-            make_console().rule(f"{stack}: {pattern}")
-        results.append(train_stack(config, stack, tokenizer, train, test))
+            make_console().rule(f"{name}: {config.stacks.get(name) or config.blocks[name]}")
+        results.append(train_stack(config, name, tokenizer, train, test))
     if PartialState().is_main_process:
-        report(config, corpus, train, test, results)
+        report_text(config.output, results, COLUMNS, corpus, train, test, config.data.baseline_bytes)
 
 
 if __name__ == "__main__":

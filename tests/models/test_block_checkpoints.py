@@ -188,30 +188,6 @@ def test_uptraining_refusals() -> None:
         BlockTransformerForCausalLM.from_vanilla(MixerForCausalLM(learned))
 
 
-def test_uptraining_starts_far_below_chance_on_repeated_text() -> None:
-    """A vanilla model that has learnt a text gives a block model that learns it in fewer steps than a new one."""
-    text = torch.tensor(list(b"the quick brown fox jumps over the lazy dog. ")).repeat(8)
-    rows = text.unfold(0, 48, 45)[:6].clone()
-    torch.manual_seed(0)
-    config = MixerConfig(hidden_size=64, mixers={"a": {**ATTENTION, "bias": False}}, num_hidden_layers=4)
-    vanilla = MixerForCausalLM(config)
-
-    def train(model: Any, steps: int) -> float:
-        optimizer = torch.optim.AdamW(model.train().parameters(), 3e-3)
-        for _ in range(steps):
-            loss = model(rows, labels=rows).loss
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        with torch.no_grad():
-            return float(model.eval()(rows, labels=rows).loss)
-
-    assert train(vanilla, 60) < 0.5
-    block = BlockTransformerForCausalLM.from_vanilla(vanilla, random_offset=False)
-    fresh = BlockTransformerForCausalLM(block.config)
-    assert train(block, 3) < train(fresh, 3) - 0.5
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_and_loaded(kind: str, tmp_path: Path) -> None:
     model, ids = build(kind), tokens(2, 9)

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tokenmix.models  # registers the Auto classes
 from tokenmix.data import TokenBlocks, text_files
+from tokenmix.layout import Layout
 from tokenmix.training import parse_config, score_text
 
 # ---- expected results
@@ -31,7 +32,7 @@ def runs() -> dict[tuple[str, str], Path]:
     rows_of("language_modeling"),
 )
 def test_expected(recipe: ModuleType, runs: dict[tuple[str, str], Path], tmp_path: Path, row: dict[str, str]) -> None:
-    """A row's value is a number or the name of an n-gram baseline; the stack `*` is every stack."""
+    """A row's value is a number, the name of an n-gram baseline or of another model; the stack `*` is every stack."""
     command = (row["config"], row["overrides"])
     if command not in runs:
         config = TRAIN.parent / "configs" / f"{row['config']}.yaml"
@@ -39,7 +40,10 @@ def test_expected(recipe: ModuleType, runs: dict[tuple[str, str], Path], tmp_pat
         runs[command] = tmp_path
     run = runs[command]
     (baselines,) = (json.loads(path.read_text()) for path in run.glob("baselines-*.json"))
-    bound = float(baselines.get(row["value"], row["value"]))
+    value = row["value"]
+    bound = (
+        metrics(run / value)["metrics"][row["metric"]] if (run / value).is_dir() else float(baselines.get(value, value))
+    )
     folders = [path.parent for path in run.glob("*/metrics.json")] if row["stack"] == "*" else [run / row["stack"]]
     assert folders
     for folder in folders:
@@ -168,6 +172,30 @@ def test_bpe_baselines_are_over_tokens_too(recipe: ModuleType, tiny: list[str], 
     assert "6-gram of bytes" in printed
 
 
+def test_blocks(recipe: ModuleType, tiny: list[str], tmp_path: Path, capsys: Any) -> None:
+    """Block Transformers beside a stack: trained, scored, saved; one starts from the stack, for steps of its own."""
+    blocks = "{block: {block_pattern: m, token_pattern: a}, up: {start_from: hybrid, training: {steps: 2}}}"
+    recipe.main([*tiny, "--stacks", "{hybrid: ma}", "--blocks", blocks])
+    run = tmp_path / "run"
+    assert "up: {'start_from': 'hybrid'" in capsys.readouterr().out
+    models = {name: AutoModelForCausalLM.from_pretrained(run / name / "model") for name in ("block", "up")}
+    config, _ = parse_config(recipe.Config, [*tiny, "--blocks", blocks])
+    test = recipe.build_data(config.data).test
+    for name, model in models.items():
+        assert type(model) is tokenmix.models.BlockTransformerForCausalLM
+        found = metrics(run / name)["metrics"]
+        assert score_text(model, test, batch_size=3)["bits_per_byte"] == pytest.approx(found["bits_per_byte"], rel=1e-5)
+        state = model.init_state(1)
+        model.read_last(torch.zeros(1, 32, dtype=torch.int64), Layout(), state)
+        assert state.nbytes <= found["state_bytes"] == model.state_bytes(32)
+    assert list(losses(run / "up")) == [2]
+    kinds = [
+        type(stack.mixers[0]).__name__ for stack in (models["block"].model.block_stack, models["up"].model.block_stack)
+    ]
+    assert kinds == ["Mamba2", "Mamba2"]
+    assert type(models["up"].model.token_decoder.stack.mixers[0]).__name__ == "Attention"
+
+
 # ---- mistakes of a user
 
 
@@ -193,6 +221,16 @@ def refused(recipe: ModuleType, monkeypatch: pytest.MonkeyPatch, arguments: list
         (["--stacks", "{one: ax}"], ["pattern: expected letters of mixers ['a', 'l', 'm'], found ['x'] in 'ax'"]),
         (["--stacks.last", "x"], ["pattern: expected letters of mixers ['a', 'l', 'm'], found ['x'] in 'x'"]),
         (["--stacks", "{one: ''}"], ["pattern: expected at least one letter, found an empty string"]),
+        (["--blocks", "{b: {block_lenght: 2}}"], ["block_lenght: not a field", "did you mean 'block_length'"]),
+        (["--blocks", "{b: {block_length: 0}}"], ["block_length: expected a positive integer, found 0"]),
+        (["--blocks", "{b: {token_pattern: x}}"], ["token_pattern: expected letters of mixers", "found ['x']"]),
+        (
+            ["--blocks", "{b: {start_from: c}}"],
+            ["start_from: expected one of stacks ['attention', 'hybrid'], found 'c'"],
+        ),
+        (["--blocks", "{b: {training: {step: 1}}}"], ["training: expected keys of the training config", "['step']"]),
+        (["--blocks", "{b: {paper: 7B}}"], ["size: expected one of 5M", "found '7B'"]),
+        (["--blocks", "{hybrid: {}}"], ["blocks: expected other names than those of stacks, found ['hybrid']"]),
         (["--stacks", "{}"], ["stacks: expected at least one", "found none"]),
         (["--data.files.train", "{tmp}/nowhere.txt"], ["train: expected a file", "found none at", "nowhere.txt"]),
         (["--data.files", "{tmp}/nowhere.txt"], ["train: expected a file", "found none at", "nowhere.txt"]),
@@ -266,12 +304,17 @@ def test_configs_build(recipe: ModuleType, tmp_path: Path, path: Path) -> None:
     config.training.arguments(tmp_path)
     size = 259 if config.data.tokenizer == "bytes" else config.data.vocab_size
     parameters = {}
-    for stack in config.stacks:
+    for name in [*config.stacks, *config.blocks]:
         with torch.device("meta"):
-            model = recipe.build_model(config, stack, Vocabulary(size))
+            model = recipe.build_model(config, name, Vocabulary(size))
+        recipe.training_of(config, name).arguments(tmp_path)
         assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
-        assert len(model.stack.layers) == config.model.num_hidden_layers
-        parameters[stack] = model.num_parameters()
+        if "paper" not in config.blocks.get(name, {}):
+            assert model.config.num_hidden_layers == config.model.num_hidden_layers
+        parameters[name] = model.num_parameters()
+    if path.stem == "block_small":
+        assert parameters["block"] == pytest.approx(parameters["vanilla"], rel=0.1)
+        assert parameters["block_3x"] == pytest.approx(3 * parameters["vanilla"], rel=0.1)
     if path.stem == "paper_gam":
         assert parameters["gam"] == 22_599_680
     assert Path(config.output).name == path.stem

@@ -122,6 +122,10 @@ class MixerForCausalLM(CachedGeneration, MixerHead, GenerationMixin):
         """(B, hidden_size) features that predict the token after (B, L) tokens, which advance the state."""
         return self.stack(self.model.embed(input_ids, layout, state), layout, state)[:, -1]
 
+    def state_bytes(self, length: int) -> int:
+        """Bytes that a state keeps of one row after `length` tokens."""
+        return sum(mixer.state_numel(length) for mixer in self.stack.mixers) * self.dtype.itemsize
+
     def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
         """In a packed prompt, places count from the start of each document."""
         segment_ids = model_kwargs.get("segment_ids")

@@ -6,11 +6,15 @@ from tokenmix.training.resume import claim_folder, last_complete_checkpoint, wri
 from tokenmix.training.run import Trained, TrainingConfig, rows_per_device, train_or_resume
 from tokenmix.training.sample import write_sample
 from tokenmix.training.score import score_baselines, score_text
+from tokenmix.training.text_config import TextConfig, TextData
+from tokenmix.training.text_report import report_text
 from tokenmix.training.trainer import MixerTrainer
 
 __all__ = [
     "MixerTrainer",
     "RunResult",
+    "TextConfig",
+    "TextData",
     "Trained",
     "TrainingConfig",
     "claim_folder",
@@ -20,6 +24,7 @@ __all__ = [
     "plot_losses",
     "plot_max_logits",
     "print_table",
+    "report_text",
     "rows_per_device",
     "score_baselines",
     "score_text",

@@ -146,6 +146,14 @@ class BlockTransformerForCausalLM(CachedGeneration, BlockTransformerPreTrainedMo
             layout = Layout(mask=layout.mask, positions=self.prompt_positions(mask))
         return self.model.read(input_ids, state, layout, last_only=True)[:, -1]
 
+    def state_bytes(self, length: int) -> int:
+        """Bytes that a state keeps at most of one row of `length` tokens: whole blocks, and one that is being read."""
+        config, decoder = self.config, self.model.token_decoder
+        entries = length // config.block_length * config.block_embeddings
+        inside = decoder.prefix + config.block_length - 1
+        numbers = sum(mixer.state_numel(entries) for mixer in self.model.block_stack.mixers)
+        return (numbers + sum(mixer.state_numel(inside) for mixer in decoder.stack.mixers)) * self.dtype.itemsize
+
     def _predicted(self, labels: Tensor, layout: Layout) -> Tensor:
         """Labels with -100 at all that no block before says anything of."""
         groups = group_tokens(layout, labels.shape[0], labels.shape[1], self.config.block_length)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import unittest
+from typing import Any
 
 import pytest
 import torch
-from generation import GenerationConformance
-from testers import SwappedTester, Tester
+from generation import NEW, TOLERANCE, GenerationConformance
+from testers import BlockTester, SwappedTester, Tester
 from tests.test_configuration_common import ConfigTester
 from tests.test_modeling_common import ModelTesterMixin
 from tests.test_training_mixin import TrainingTesterMixin
+from torch import Tensor
 from transformers import (
     LlamaForCausalLM,
     LlamaForQuestionAnswering,
@@ -21,6 +23,9 @@ from transformers import (
 
 from tokenmix.hf.classes import swapped_model_class
 from tokenmix.models import (
+    BlockTransformerConfig,
+    BlockTransformerForCausalLM,
+    BlockTransformerModel,
     MixerConfig,
     MixerForCausalLM,
     MixerForMaskedLM,
@@ -84,6 +89,92 @@ class BothWaysTest(Native, unittest.TestCase):
         model = MixerModel(self.model_tester.get_config())
         with pytest.raises(ValueError, match="use_cache: expected none, found one for mixer"):
             model(torch.tensor([[3, 4]]), use_cache=True)
+
+
+class BlockTest(ModelTesterMixin, GenerationConformance, TrainingTesterMixin, unittest.TestCase):
+    """A Block Transformer: attention over blocks, mamba2 over their tokens."""
+
+    all_model_classes = (BlockTransformerModel, BlockTransformerForCausalLM)
+    generator = BlockTransformerForCausalLM
+    test_can_init_all_missing_weights_before_2023 = True
+    has_attentions = False
+
+    def setUp(self) -> None:
+        self.model_tester = BlockTester(self)
+        self.model_tester.causal_lm_class = BlockTransformerForCausalLM
+        self.config_tester = ConfigTester(self, config_class=BlockTransformerConfig, common_properties=["hidden_size"])
+
+    def expected(self, model: Any, rows: Tensor, count: int = NEW, **inputs: Any) -> Tensor:
+        """Prompts end with a block, so the first block of a row may have empty places."""
+        offset = -(rows.shape[1] - count) % model.config.block_length
+        places = torch.arange(offset, offset + rows.shape[1])[None]
+        return super().expected(model, rows, count, **{"position_ids": places, **inputs})
+
+    def test_generate_continues_from_a_cache(self) -> None:
+        """Blocks go on where the first prompt put them; two calls in a row are one long call."""
+        model, prompt = self.make(), self.tokens()
+        first = self.generate(model, prompt, max_new_tokens=3)
+        question = torch.cat([first.sequences, self.tokens(2, 4, seed=5)], dim=1)
+        second = self.generate(model, question, **{self.name(): self.cache_of(first)})
+        places = torch.arange(2, 2 + second.sequences.shape[1])[None]  # seven tokens, in blocks of three
+        self.check(model, second, position_ids=places)
+
+    def test_forward_in_pieces(self) -> None:
+        """Chunks are the whole, where rows end at one place of their blocks and padding is in the first."""
+        model, rows = self.make(), self.tokens(2, 9)
+        mask = torch.ones_like(rows)
+        mask[1, :2] = 0
+        places = model.prompt_positions(mask)
+        with torch.no_grad():
+            whole = model(rows, attention_mask=mask, position_ids=places, use_cache=False).logits
+            for sizes in ([3] + [1] * 6, [4, 1, 3, 1], [2 + 1, 6]):
+                cache, parts, end = None, [], 0
+                for size in sizes:
+                    part, end = slice(end, end + size), end + size
+                    inputs = {"attention_mask": mask[:, :end], "position_ids": places[:, part]}
+                    output = model(rows[:, part], use_cache=True, **{self.name(): cache}, **inputs)
+                    cache, parts = self.cache_of(output), [*parts, output.logits]
+                torch.testing.assert_close(torch.cat(parts, dim=1)[mask.bool()], whole[mask.bool()], **TOLERANCE)
+
+    def test_generate_from_embeddings(self) -> None:
+        """Refused: the embedder has a table of its own, so blocks are read from tokens."""
+        model, prompt = self.make(), self.tokens()
+        with pytest.raises((ValueError, TypeError), match="inputs_embeds"):
+            self.generate(model, None, inputs_embeds=model.get_input_embeddings()(prompt))
+
+    def test_generate_output(self) -> None:
+        model, prompt = self.make(), self.tokens()
+        output = self.generate(model, prompt, output_scores=True)
+        assert tuple(output.sequences.shape) == (2, prompt.shape[1] + NEW)
+        assert [len(part) for part in (output.logits, output.scores)] == [NEW] * 2
+        assert self.cache_of(output).get_seq_length() == prompt.shape[1] + NEW - 1
+
+    def _refuses_hidden_states(self) -> None:
+        """The two decoders have other numbers of places and widths: there are no states of a token in every layer."""
+        for model_class in self.all_model_classes:
+            with pytest.raises(TypeError, match="output_hidden_states: not an argument"):
+                model_class(self.model_tester.get_config())(self.tokens(), output_hidden_states=True)
+
+    def test_model_outputs_equivalence(self) -> None:
+        """As theirs, without hidden states: a tuple holds what the output holds."""
+        for model_class in self.all_model_classes:
+            model, rows = model_class(self.model_tester.get_config()).eval(), self.tokens()
+            for options in ({}, {"use_cache": False}):
+                named, plain = model(rows, **options), model(rows, **options, return_dict=False)
+                assert isinstance(plain, tuple)
+                assert len(plain) == len([value for value in named.values() if value is not None])
+                assert torch.equal(plain[0], named[0])
+
+    test_hidden_states_output = _refuses_hidden_states
+    test_retain_grad_hidden_states_attentions = _refuses_hidden_states
+
+    def test_training_overfit(self) -> None:
+        """Theirs generates from one token, which random offsets in training make the model know."""
+        self.model_tester.random_offset = True
+        super().test_training_overfit()
+
+    def test_config(self) -> None:
+        self.config_tester.run_common_tests()
 
 
 class SwappedTest(ModelTesterMixin, GenerationConformance, TrainingTesterMixin, unittest.TestCase):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, PreTrainedConfig
 
-from tokenmix.models import MixerConfig
+from tokenmix.models import BlockTransformerConfig, MixerConfig
 
 ATTENTION = {"mixer": "attention", "heads": 4, "kv_heads": 2, "rope": True}
 MAMBA2 = {"mixer": "mamba2", "state_size": 8, "head_dim": 8, "chunk": 4}
@@ -93,4 +93,29 @@ class SwappedTester(Tester):
             eos_token_id=2,
             pad_token_id=0,
             tokenmix={"version": 1, "layers": {"0": MAMBA2}},
+        )
+
+
+class BlockTester(Tester):
+    """A Block Transformer of one layer a decoder, with blocks of three tokens, so that rows end inside a block."""
+
+    hidden_size = 48
+    random_offset = False  # theirs compare two calls in training
+
+    def get_config(self) -> PreTrainedConfig:
+        return BlockTransformerConfig(
+            vocab_size=self.vocab_size,
+            block_length=3,
+            hidden_size=self.hidden_size,
+            intermediate_size=48,
+            token_intermediate_size=48,
+            block_mixers={"a": {**ATTENTION, "kv_heads": 4, "rope": False}},
+            token_mixers={"m": {**MAMBA2, "head_dim": 12}},
+            token_pattern="m",
+            initializer_range=self.initializer_range,
+            random_offset=self.random_offset,
+            tie_word_embeddings=True,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
         )

@@ -15,6 +15,7 @@ from tokenmix.layout import Layout
 from tokenmix.models import BlockTransformerForCausalLM, MixerCache, generate
 from tokenmix.models.block_transformer.reading import read_on
 from tokenmix.models.block_transformer.token_decoder import TokenDecoder
+from tokenmix.models.cache import CACHE_ARGUMENT
 
 TINY = ["lookup", "cls", "summation", "cross_attention", "two_embeddings", "hybrid", "mamba2_gam", "three"]
 
@@ -228,8 +229,9 @@ def test_refusals_in_generation() -> None:
     assert generate(model, ids, padded, max_new_tokens=2).shape == (2, 15)
     with pytest.raises(ValueError, match="input_ids: expected 0 to vocab_size - 1 = 60"):
         generate(model, ids[:, :3] + VOCABULARY, max_new_tokens=2)
-    with pytest.raises(ValueError, match=r"stand at one place of their blocks, found places .* of 4"):
-        model(ids[:, :7], attention_mask=torch.tensor([[0, 1, 1, 1, 1, 1, 1], [1] * 7]))
+    unequal = model(ids[:, :7], attention_mask=torch.tensor([[0, 1, 1, 1, 1, 1, 1], [1] * 7]))
+    with pytest.raises(ValueError, match=r"stand at one place of their blocks, found places \[2, 3\] of 4"):
+        model(ids[:, :1], cache=unequal[CACHE_ARGUMENT])
     cache = MixerCache()
     model(ids[:, :4], cache=cache)
     with pytest.raises(ValueError, match="attention_mask: expected no padding after the first tokens"):

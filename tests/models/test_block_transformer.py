@@ -88,6 +88,9 @@ def test_padding_anywhere(kind: str) -> None:
         right = logits(model, ids.flip(1), attention_mask=mask.flip(1))
         scattered = torch.tensor([1, 0, 1, 1, 1, 0, 1, 1, 1, 1, 0]).bool()
         middle = logits(model, ids[:1], attention_mask=scattered[None].long())
+        assert_close(model(ids.flip(1), attention_mask=mask.flip(1)).logits, right)  # with the cache of every call
+        last = model(ids, attention_mask=mask, logits_to_keep=1).logits
+        assert_close(last, left[:, -1:])
         for i, row in enumerate(rows):
             assert_close(left[i, 11 - row.shape[1] :], logits(model, row)[0])
             alone = ids[i].flip(0)[: row.shape[1]][None]

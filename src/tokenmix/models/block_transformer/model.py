@@ -13,12 +13,11 @@ from transformers.utils.generic import can_return_tuple
 
 from tokenmix.blocks import Stack
 from tokenmix.gather_scatter import GatherProcessScatter
-from tokenmix.groups import group_tokens
 from tokenmix.layout import Layout
 from tokenmix.models.block_transformer.base import BlockTransformerPreTrainedModel
 from tokenmix.models.block_transformer.config import BlockTransformerConfig
-from tokenmix.models.block_transformer.embedder import Blocks, build_embedder
-from tokenmix.models.block_transformer.reading import collect, read_first, read_on
+from tokenmix.models.block_transformer.embedder import build_embedder
+from tokenmix.models.block_transformer.reading import read_first, read_on, read_whole
 from tokenmix.models.block_transformer.state import BlockTransformerState
 from tokenmix.models.block_transformer.token_decoder import TokenDecoder
 from tokenmix.models.cache import CACHE_ARGUMENT, MixerCache, mixer_layer, take_cache
@@ -102,8 +101,8 @@ class BlockTransformerModel(BlockTransformerPreTrainedModel):
                 a prompt than its last block.
 
         Raises:
-            ValueError, TypeError: inputs that do not fit together, more tokens than `max_position_embeddings`, or rows
-                of a cache that stand at different places of their blocks; the message says which.
+            ValueError, TypeError: inputs that do not fit together, more tokens than `max_position_embeddings`, or a
+                cache to continue whose rows stand at different places of their blocks; the message says which.
         """
         cache = take_cache(cache, past_key_values)
         refuse_misspelt(kwargs, type(self).__name__)
@@ -120,7 +119,8 @@ class BlockTransformerModel(BlockTransformerPreTrainedModel):
         if cache is None and use_cache:
             cache = MixerCache()
         if cache is None:
-            x = self._features(tokens, self.training_layout(layout, rows, length))
+            self._check_context(layout, length)
+            x = read_whole(self.blocks, tokens, self.training_layout(layout, rows, length))
         else:
             memory = mixer_layer(cache, 0)
             fresh = memory.state is None
@@ -155,8 +155,8 @@ class BlockTransformerModel(BlockTransformerPreTrainedModel):
             (B, L or 1, width) features that predict the next token; zero where no whole block is behind.
 
         Raises:
-            ValueError: rows at different places of their blocks, padding after the first call, packed rows, or more
-                tokens than `max_position_embeddings`.
+            ValueError: a state to continue whose rows stand at different places of their blocks, padding after the
+                first call, packed rows, or more tokens than `max_position_embeddings`.
         """
         layout = Layout() if layout is None else layout
         if layout.segments is not None:
@@ -192,14 +192,6 @@ class BlockTransformerModel(BlockTransformerPreTrainedModel):
         return dataclasses.replace(
             layout, positions=places + torch.randint(self.config.block_length, (rows, 1), device=self.device)
         )
-
-    def _features(self, input_ids: Tensor, layout: Layout) -> Tensor:
-        """(B, L, width) of whole rows."""
-        rows, length = input_ids.shape
-        groups = group_tokens(layout, rows, length, self.config.block_length)
-        self._check_context(layout, length)
-        blocks = Blocks(groups.spread(input_ids), groups.filled())
-        return collect(self.blocks(blocks, groups.layout).tokens, groups)
 
     def _check_context(self, layout: Layout, length: int, before: int = 0) -> None:
         limit = self.config.max_position_embeddings

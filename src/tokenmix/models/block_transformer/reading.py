@@ -15,6 +15,12 @@ from tokenmix.models.block_transformer.state import BlockTransformerState
 from tokenmix.models.block_transformer.token_decoder import TokenDecoder
 
 
+def read_whole(blocks: GatherProcessScatter, ids: Tensor, layout: Layout) -> Tensor:
+    """(B, L, width) features after the tokens of whole rows, without a state."""
+    groups = group_tokens(layout, ids.shape[0], ids.shape[1], _decoder(blocks).block_length)
+    return collect(blocks(Blocks(groups.spread(ids), groups.filled()), groups.layout).tokens, groups)
+
+
 def read_first(
     blocks: GatherProcessScatter, ids: Tensor, state: BlockTransformerState, layout: Layout, last_only: bool
 ) -> Tensor:
@@ -25,10 +31,14 @@ def read_first(
     grid, filled = groups.spread(ids), groups.filled()
     used = groups.layout.counts()
     whole = torch.full((rows,), groups.count - 1, device=ids.device) if used is None else used - 1  # (B,) whole blocks
+    state.count(length if layout.mask is None else layout.mask.sum(1))
     place = _common_place(groups, whole)
+    if place is None:
+        state.places = _places(groups, whole).tolist()
+        x = read_whole(blocks, ids, layout)
+        return x[:, -1:] if last_only else x
     state.tokens = _pick(grid, whole)[:, :place]
     state.filled = None if filled is None else _pick(filled, whole)[:, :place]
-    state.count(length if layout.mask is None else layout.mask.sum(1))
     if groups.count == 1:
         return decoder.bridge.weight.new_zeros(rows, 1 if last_only else length, decoder.width)
     mask = torch.arange(groups.count - 1, device=ids.device) < whole[:, None]
@@ -48,6 +58,12 @@ def read_first(
 def read_on(blocks: GatherProcessScatter, ids: Tensor, state: BlockTransformerState) -> Tensor:
     """(B, L, width) features after tokens without padding that follow those of the state."""
     decoder, parts = _decoder(blocks), []
+    if state.places is not None:
+        raise ValueError(
+            "input_ids: with a cache expected rows that stand at one place of their blocks, found places "
+            f"{state.places} of {decoder.block_length}; begin with "
+            "position_ids=model.prompt_positions(attention_mask), as generate does"
+        )
     state.count(ids.shape[1])
     while ids.shape[1]:
         place = state.place
@@ -103,16 +119,17 @@ def _pick(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index.reshape(-1, 1, *(1,) * len(rest)).expand(-1, 1, *rest))[:, 0]
 
 
-def _common_place(groups: TokenGroups, whole: Tensor) -> int:
-    """The place of the next token in its block, which must be that of all rows."""
+def _places(groups: TokenGroups, whole: Tensor) -> Tensor:
+    """(B,) the place of each row's next token in its block."""
+    if groups.places is None:
+        return torch.full_like(whole, groups.length % groups.size)
+    last = groups.places.masked_fill(groups.places == groups.count * groups.size, -1).amax(1)
+    return last + 1 - whole * groups.size
+
+
+def _common_place(groups: TokenGroups, whole: Tensor) -> int | None:
+    """The place of all rows; None where they stand at different ones, and the state cannot be continued."""
     if groups.places is None:
         return groups.length % groups.size
-    last = groups.places.masked_fill(groups.places == groups.count * groups.size, -1).amax(1)
-    place = last + 1 - whole * groups.size
-    if bool((place != place[0]).any()):
-        raise ValueError(
-            "input_ids: with a cache expected rows that stand at one place of their blocks, found places "
-            f"{place.tolist()} of {groups.size}; give position_ids=model.prompt_positions(attention_mask), as generate "
-            "does"
-        )
-    return int(place[0])
+    places = _places(groups, whole)
+    return int(places[0]) if bool((places == places[0]).all()) else None

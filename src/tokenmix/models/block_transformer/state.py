@@ -30,6 +30,8 @@ class BlockTransformerState:
         tokens: (B, k) int64, those of the present block so far.
         filled: (B, k) bool, which of these places hold a token; None where all do.
         seen: (B,) int64, tokens read so far; `length` is the largest.
+        places: of the rows in their blocks, where a first chunk left them at different ones: such a state cannot be
+            continued. None otherwise.
 
     Example:
         >>> from tokenmix.models import BlockTransformerConfig, BlockTransformerModel
@@ -52,6 +54,7 @@ class BlockTransformerState:
         self.filled: Tensor | None = None
         self.seen = torch.zeros(batch_size, dtype=torch.int64, device=device)
         self.length = 0
+        self.places: list[int] | None = None
 
     @property
     def place(self) -> int:

@@ -54,7 +54,7 @@ def check_unequal(model: FITForCausalLM, tolerance: float) -> None:
     more = tokens(5, 16, seed=2)
     cache = MixerCache()
     parts = [logits_of(model, prompts, attention_mask=mask, past_key_values=cache)[:, -1:]]
-    for chunk in more.split([1, 1, 3, 1, 9, 1], dim=1):
+    for chunk in more.split([1, 1, 3, 3, 8], dim=1):
         mask = torch.cat([mask, torch.ones_like(chunk)], dim=1)
         parts.append(logits_of(model, chunk, attention_mask=mask, past_key_values=cache))
     for i, row in enumerate(rows):
@@ -76,10 +76,13 @@ def test_padding_in_any_chunk() -> None:
     model, ids = build(), tokens(3, 16)
     mask = torch.rand(3, 16, generator=torch.Generator().manual_seed(0)) < 0.7
     mask[2, :6] = False  # a row that begins late
+    places = (mask.cumsum(1) - 1).masked_fill(~mask, 3)  # what stands at padding says nothing
     cache = MixerCache()
     parts = [
-        logits_of(model, part, attention_mask=real.long(), past_key_values=cache)
-        for part, real in zip(ids.split([5, 3, 8], dim=1), mask.split([5, 3, 8], dim=1), strict=True)
+        logits_of(model, part, attention_mask=real.long(), position_ids=where, past_key_values=cache)
+        for part, real, where in zip(
+            ids.split([5, 3, 8], dim=1), mask.split([5, 3, 8], dim=1), (places[:, :5], None, None), strict=True
+        )
     ]
     found = torch.cat(parts, dim=1)
     for i in range(3):

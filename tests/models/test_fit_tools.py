@@ -78,7 +78,7 @@ def reference(model: FITModel, x: Tensor) -> tuple[Tensor, Tensor | None]:
         if stage.exchange is None:
             continue
         for k, tokens in enumerate(groups):
-            latents[k] = cross(stage.exchange.gather.cross, latents[k], tokens)
+            latents[k] = cross(stage.exchange.gather.cross, latents[k], tokens, config.cross_query_norm)
         row = torch.cat(latents)
         for block in stage.exchange.process.layers:
             row = layer(block, row, lambda i, j: j // m <= i // m or not causal)
@@ -86,14 +86,12 @@ def reference(model: FITModel, x: Tensor) -> tuple[Tensor, Tensor | None]:
         if stage is not model.stages[-1]:
             for k, tokens in enumerate(groups):
                 seen = latents[k] if not causal else latents[k - 1] if k else torch.zeros_like(latents[0])
-                groups[k] = cross(stage.exchange.scatter.cross, tokens, seen)
+                groups[k] = cross(stage.exchange.scatter.cross, tokens, seen, config.cross_query_norm)
     last = None if model.latent_norm is None else torch.stack([norm(model.latent_norm, value) for value in latents])
     return norm(model.norm, torch.cat(groups)), last
 
 
 def norm(module: nn.Module, x: Tensor) -> Tensor:
-    if isinstance(module, nn.Identity):
-        return x
     centred = x - x.mean(-1, keepdim=True)
     return centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-6) * module.weight + module.bias
 
@@ -107,8 +105,9 @@ def layer(block: Any, x: Tensor, sees: Callable[[int, int], bool]) -> Tensor:
     return x + y @ inner.down_proj.weight.T + inner.down_proj.bias
 
 
-def cross(module: Any, x: Tensor, context: Tensor) -> Tensor:
-    return x + attention(module, norm(module.norm, x), norm(module.context_norm, context), lambda i, j: True)
+def cross(module: Any, x: Tensor, context: Tensor, query_norm: bool) -> Tensor:
+    query = norm(module.norm, x) if query_norm else x
+    return x + attention(module, query, norm(module.context_norm, context), lambda i, j: True)
 
 
 def attention(module: Any, x: Tensor, context: Tensor, sees: Callable[[int, int], bool]) -> Tensor:

@@ -201,3 +201,23 @@ def test_parallel_residual(feed_forward: str | None) -> None:
         expected = expected + block.feed_forward(block.feed_forward_norm(x))
     torch.testing.assert_close(stack(x), expected)
     assert not any(name.startswith("norm.") for name, _ in stack.named_parameters())
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("feed_forward", ["swiglu", None])
+def test_last_only_is_the_last_real_token(parallel: bool, feed_forward: str | None) -> None:
+    """Of every row, wherever its padding stands; the state advances over all tokens."""
+    torch.manual_seed(0)
+    mixers = {"a": {"mixer": "attention", "heads": 2, "rope": True}, "m": {"mixer": "mamba2", "head_dim": 4}}
+    stack = Stack(8, mixers, "am", feed_forward=feed_forward, parallel_residual=parallel)
+    x = torch.randn(3, 6, 8)
+    mask = torch.tensor([[False, True, True, True, True, True], [True] * 4 + [False] * 2, [True] * 6])
+    with torch.no_grad():
+        for layout, ends in ((Layout(mask=mask), [5, 3, 5]), (Layout(), [5, 5, 5])):
+            whole, states = stack(x, layout), [stack.init_state(3), stack.init_state(3)]
+            found = stack(x, layout, states[0], last_only=True)
+            assert found.shape == (3, 1, 8)
+            torch.testing.assert_close(found[:, 0], whole[range(3), ends], atol=1e-6, rtol=1e-5)
+            stack(x, layout, states[1])
+            more = [stack(x[:, :2], state=state) for state in states]
+            torch.testing.assert_close(more[0], more[1])

@@ -80,9 +80,18 @@ class MixerBlock(nn.Module):
         self.mixer_dropout = nn.Dropout(mixer_dropout)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, layout: Layout | None = None, state: MixerState | None = None) -> Tensor:
-        """(B, L, dim) to (B, L, dim); the state is the mixer's."""
-        mixed = x + _drop(self.mixer_dropout, self.mixer(self.mixer_norm(x), layout, state))
+    def forward(
+        self,
+        x: Tensor,
+        layout: Layout | None = None,
+        state: MixerState | None = None,
+        last: Tensor | None = None,
+    ) -> Tensor:
+        """(B, L, dim) to (B, L, dim), or to (B, 1, dim) of the tokens at `last` (B,); the state is the mixer's."""
+        branch = self.mixer(self.mixer_norm(x), layout, state)
+        if last is not None:
+            x, branch = take_tokens(x, last[:, None]), take_tokens(branch, last[:, None])
+        mixed = x + _drop(self.mixer_dropout, branch)
         feed_forward, norm = self.feed_forward, self.feed_forward_norm
         if feed_forward is None or norm is None:
             return mixed
@@ -185,6 +194,7 @@ class Stack(nn.Module):
         state: StackState | None = None,
         *,
         hidden_states: list[Tensor] | None = None,
+        last_only: bool = False,
     ) -> Tensor:
         """Run all layers, and the final norm where there is one.
 
@@ -193,9 +203,10 @@ class Stack(nn.Module):
             layout: where the tokens live. Rows are brought into order once, for all layers.
             state: from `init_state`, advanced in place.
             hidden_states: a list that receives the input of each layer and the output.
+            last_only: give the last real token of each row alone; the last feed-forward then has less to do.
 
         Returns:
-            (B, L, dim).
+            (B, L, dim), or (B, 1, dim).
 
         Raises:
             ValueError, TypeError: input that does not fit, as in `TokenMixer.forward`.
@@ -220,6 +231,8 @@ class Stack(nn.Module):
             if hidden_states is not None:
                 hidden_states.append(_restore(x, order))
                 x = hidden_states[-1] if order is None else take_tokens(hidden_states[-1], order)  # for its gradient
+            if last_only and block is self.layers[-1]:
+                return self.norm(block(x, layout, layer_state, _last_real(x, layout)))
             x = self.run_block(block, x, layout, layer_state)
         x = _restore(self.norm(x), order)
         if hidden_states is not None:
@@ -258,6 +271,13 @@ def resolve_pattern(pattern: str, mixers: Mapping[str, Any], layers: int | None 
     if unused:
         raise ValueError(f"mixers: {unused} named but not used by pattern {letters!r}")
     return letters
+
+
+def _last_real(x: Tensor, layout: Layout) -> Tensor:
+    """(B,) index of the last real token of each row; 0 where there is none."""
+    if layout.mask is None:
+        return torch.full(x.shape[:1], x.shape[1] - 1, device=x.device)
+    return (layout.mask * torch.arange(x.shape[1], device=x.device)).amax(1)
 
 
 def _drop(dropout: nn.Module, x: Tensor) -> Tensor:

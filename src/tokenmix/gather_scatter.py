@@ -77,8 +77,15 @@ class GatherProcessScatter(nn.Module):
         slots = self.processed(self.gather(x, slots), layout)
         return Scattered(self.scatter(x, shift_groups(slots, self.shift, layout)), slots)
 
-    def processed(self, slots: Tensor, layout: Layout, state: Any = None) -> Tensor:
-        """(B, t, m, d) slots after the process; with a state, those that follow what it has read."""
+    def processed(self, slots: Tensor, layout: Layout, state: Any = None, **options: Any) -> Tensor:
+        """(B, t, m, d) slots after the process; with a state, those that follow what it has read.
+
+        Args:
+            slots: (B, t, m, d).
+            layout: of the groups.
+            state: of the process.
+            options: other keywords of the process.
+        """
         rows, count, each, dim = slots.shape
         flat = slots.reshape(rows, count * each, dim)
         if each > 1:
@@ -87,8 +94,8 @@ class GatherProcessScatter(nn.Module):
                 mask=None if mask is None else mask.repeat_interleave(each, dim=1),
                 segments=None if segments is None else segments.repeat_interleave(each, dim=1),
             )
-        y: Tensor = self.process(flat, layout, state)
-        return y.view(rows, count, each, dim)
+        y: Tensor = self.process(flat, layout, state, **options)
+        return y.view(rows, -1, each, dim)
 
 
 def shift_groups(slots: Tensor, shift: int, layout: Layout) -> Tensor:

@@ -120,7 +120,7 @@ class MixerForCausalLM(CachedGeneration, MixerHead, GenerationMixin):
 
     def read_last(self, input_ids: Tensor, layout: Layout, state: StackState) -> Tensor:
         """(B, hidden_size) features that predict the token after (B, L) tokens, which advance the state."""
-        return self.stack(self.model.embed(input_ids, layout, state), layout, state)[:, -1]
+        return self.stack(self.model.embed(input_ids, layout, state), layout, state, last_only=True)[:, 0]
 
     def state_bytes(self, length: int) -> int:
         """Bytes that a state keeps of one row after `length` tokens."""

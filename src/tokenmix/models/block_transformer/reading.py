@@ -44,9 +44,11 @@ def read_first(
     mask = torch.arange(groups.count - 1, device=ids.device) < whole[:, None]
     read = Blocks(grid[:, :-1], None if filled is None else filled[:, :-1])
     real = Layout(mask=None if bool(mask.all()) else mask)
-    slots = blocks.processed(blocks.gather(read, None), real, state.block)  # (B, N - 1, m, D)
+    embeds = blocks.gather(read, None)
+    shorten = last_only and embeds.shape[2] == 1  # what is said of earlier blocks is not needed then
+    slots = blocks.processed(embeds, real, state.block, **{"last_only": True} if shorten else {})  # (B, N - 1, m, D)
     state.has_known = None if bool((whole > 0).all()) else whole > 0
-    x = _begin(decoder, _pick(slots, (whole - 1).clamp(min=0)), state)
+    x = _begin(decoder, slots[:, 0] if shorten else _pick(slots, (whole - 1).clamp(min=0)), state)
     if place:
         x = _read_tokens(decoder, state.tokens, 0, state)[:, -1:]
     if last_only:

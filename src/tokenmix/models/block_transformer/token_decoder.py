@@ -78,7 +78,7 @@ class TokenDecoder(nn.Module):
         """Begin a block: (M, 1, width) features that predict its first token, and the state for `read`."""
         state = self.stack.init_state(known.shape[0], device=known.device, dtype=known.dtype)
         state.reserve(self.prefix + self.block_length - 1)
-        return self._run(self._first(known), known, state)[:, -1:], state
+        return self._run(self._first(known), known, state, last_only=True), state
 
     def read(self, tokens: Tensor, place: int, known: Tensor, state: StackState) -> Tensor:
         """Go on in a block: (M, k, width) features that predict those after (M, k), the first of them at a place."""
@@ -97,14 +97,14 @@ class TokenDecoder(nn.Module):
             return tokens
         return tokens + known[:, place + 1 : place + 1 + tokens.shape[1]]
 
-    def _run(self, x: Tensor, known: Tensor, state: StackState | None) -> Tensor:
+    def _run(self, x: Tensor, known: Tensor, state: StackState | None, *, last_only: bool = False) -> Tensor:
         if self.kind != "cross_attention":
-            y: Tensor = self.stack(x, None, state)
+            y: Tensor = self.stack(x, None, state, last_only=last_only)
             return y
         states = [None] * len(self.norms) if state is None else state.states
         layout = Layout()
         for block, norm, cross, memory in zip(self.stack.layers, self.norms, self.crosses, states, strict=True):
             x = x + cross(norm(x), known)
             x = self.stack.run_block(block, x, layout, memory)
-        y = self.stack.norm(x)
+        y = self.stack.norm(x[:, -1:] if last_only else x)
         return y

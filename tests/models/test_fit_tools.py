@@ -5,12 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from tiny_models import VOCABULARY, randomize
+from tiny_models import VOCABULARY, assert_close, randomize, tokens
 from torch import Tensor, nn
 
 from tokenmix.models.fit import FITConfig, FITForCausalLM, FITModel
 
 GROUP, LATENTS = 4, 2
+EXACT = 1e-9
 ATTENTION = {"mixer": "attention", "heads": 2, "bias": True}
 MIXERS: dict[str, dict[str, Any]] = {
     "attention": {},
@@ -71,24 +72,34 @@ def reference(model: FITModel, x: Tensor) -> tuple[Tensor, Tensor | None]:
     table = None if model.embed_latents is None else model.embed_latents.weight
     latents = [] if table is None else [table[k * m : (k + 1) * m] for k in range(len(groups))]
     for stage in model.stages:
-        for k, tokens in enumerate(groups):
+        for k, group in enumerate(groups):
             for block in [] if stage.local is None else stage.local.layers:
-                tokens = layer(block, tokens, lambda i, j: j <= i or not causal)
-            groups[k] = tokens
+                group = layer(block, group, lambda i, j: j <= i or not causal)
+            groups[k] = group
         if stage.exchange is None:
             continue
-        for k, tokens in enumerate(groups):
-            latents[k] = cross(stage.exchange.gather.cross, latents[k], tokens, config.cross_query_norm)
+        for k, group in enumerate(groups):
+            latents[k] = cross(stage.exchange.gather.cross, latents[k], group, config.cross_query_norm)
         row = torch.cat(latents)
         for block in stage.exchange.process.layers:
             row = layer(block, row, lambda i, j: j // m <= i // m or not causal)
         latents = list(row.split(m))
         if stage is not model.stages[-1]:
-            for k, tokens in enumerate(groups):
+            for k, group in enumerate(groups):
                 seen = latents[k] if not causal else latents[k - 1] if k else torch.zeros_like(latents[0])
-                groups[k] = cross(stage.exchange.scatter.cross, tokens, seen, config.cross_query_norm)
+                groups[k] = cross(stage.exchange.scatter.cross, group, seen, config.cross_query_norm)
     last = None if model.latent_norm is None else torch.stack([norm(model.latent_norm, value) for value in latents])
     return norm(model.norm, torch.cat(groups)), last
+
+
+def check_equations(model: FITModel, length: int) -> None:
+    """The model equals the equations."""
+    ids = tokens(1, length)
+    found = model(ids)
+    x, latents = reference(model, model.embed_tokens(ids)[0])
+    assert_close(found.last_hidden_state[0], x, EXACT)
+    assert_close(found.latents[0], latents, EXACT)
+    assert found.latent_mask is None
 
 
 def norm(module: nn.Module, x: Tensor) -> Tensor:

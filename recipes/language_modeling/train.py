@@ -66,6 +66,8 @@ class Config:
     """A description for each letter: {a: {mixer: attention, heads: 4}}."""
     stacks: dict[str, str] = field(default_factory=dict)
     """A pattern of letters for each model to train: {hybrid: mma}."""
+    sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Values of `model` that some stacks have for themselves: {small: {hidden_size: 64}}."""
     blocks: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Fields of a Block Transformer for each one to train: {block: {block_pattern: m, token_pattern: a}}. Besides,
     `start_from` names a stack whose weights it starts from, `paper` a size; `training` replaces values of training."""
@@ -85,13 +87,20 @@ def build_data(config: TextConfig) -> TextData:
 def build_model(config: Config, name: str, tokenizer: Any) -> MixerForCausalLM | BlockTransformerForCausalLM:
     """The language model of one stack, or one Block Transformer."""
     special = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
-    shared = asdict(config.model) | special | {"vocab_size": len(tokenizer)}
+    own = config.sizes.get(name, {})
+    if unknown := sorted(set(own) - set(asdict(config.model))):
+        raise ValueError(f"sizes: expected keys of model for {name}, found {unknown}")
+    shared = asdict(config.model) | own | special | {"vocab_size": len(tokenizer)}
     if name in config.blocks:
         return build_blocks(config, config.blocks[name], shared, tokenizer)
     pattern = config.stacks[name]
+    return MixerForCausalLM(MixerConfig(mixers=mixers_of(config, pattern), pattern=pattern, **shared))
+
+
+def mixers_of(config: Config, pattern: str) -> dict[str, dict[str, Any]]:
+    """The mixers of a pattern; all, where it has an unknown letter, so that the error names them."""
     unknown = set(pattern) - set(config.mixers)
-    mixers = {letter: config.mixers[letter] for letter in config.mixers if unknown or letter in pattern}
-    return MixerForCausalLM(MixerConfig(mixers=mixers, pattern=pattern, **shared))
+    return {letter: mixer for letter, mixer in config.mixers.items() if unknown or letter in pattern}
 
 
 def build_blocks(
@@ -115,8 +124,7 @@ def build_blocks(
     fields = {"num_block_layers": layers // 2, "num_token_layers": layers - layers // 2} | fields
     for part in ("block", "token"):
         pattern = fields.setdefault(f"{part}_pattern", next(iter(config.mixers), ""))
-        unknown = set(pattern) - set(config.mixers)
-        fields[f"{part}_mixers"] = {k: config.mixers[k] for k in config.mixers if unknown or k in pattern}
+        fields[f"{part}_mixers"] = mixers_of(config, pattern)
     return BlockTransformerForCausalLM(BlockTransformerConfig(**shared | fields))
 
 
@@ -164,6 +172,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise ValueError("stacks: expected at least one pattern to train, such as {hybrid: mma}, found none")
     if len(set(names)) < len(names):
         raise ValueError(f"blocks: expected other names than those of stacks, found {sorted(config.blocks)}")
+    if strangers := sorted(set(config.sizes) - set(config.stacks)):
+        raise ValueError(f"sizes: expected names among stacks {sorted(config.stacks)}, found {strangers}")
     for name in names:  # a mistake in the last model must not wait until the first is trained
         with torch.device("meta"):
             build_model(config, name, byte_tokenizer())

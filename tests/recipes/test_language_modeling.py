@@ -230,6 +230,8 @@ def refused(recipe: ModuleType, monkeypatch: pytest.MonkeyPatch, arguments: list
         ),
         (["--blocks", "{b: {training: {step: 1}}}"], ["training: expected keys of the training config", "['step']"]),
         (["--blocks", "{b: {paper: 7B}}"], ["size: expected one of 5M", "found '7B'"]),
+        (["--sizes", "{attention: {width: 8}}"], ["sizes: expected keys of model for attention, found ['width']"]),
+        (["--sizes", "{small: {hidden_size: 8}}"], ["sizes: expected names among stacks", "found ['small']"]),
         (["--blocks", "{hybrid: {}}"], ["blocks: expected other names than those of stacks, found ['hybrid']"]),
         (["--stacks", "{}"], ["stacks: expected at least one", "found none"]),
         (["--data.files.train", "{tmp}/nowhere.txt"], ["train: expected a file", "found none at", "nowhere.txt"]),
@@ -314,7 +316,7 @@ def test_configs_build(recipe: ModuleType, tmp_path: Path, path: Path) -> None:
         parameters[name] = model.num_parameters()
     if path.stem == "block_small":
         assert parameters["block"] == pytest.approx(parameters["vanilla"], rel=0.1)
-        assert parameters["block_3x"] == pytest.approx(3 * parameters["vanilla"], rel=0.1)
+        assert parameters["vanilla_third"] == pytest.approx(parameters["vanilla"] / 3, rel=0.05)
     if path.stem == "paper_gam":
         assert parameters["gam"] == 22_599_680
     assert Path(config.output).name == path.stem

@@ -12,14 +12,8 @@ from tiny_models import tokens
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Trainer, TrainingArguments
 from transformers.models.auto import modeling_auto
 
-from tokenmix.models.fit import FITConfig, FITForCausalLM, FITModel, register_fit
+from tokenmix.models.fit import FITConfig, FITForCausalLM, FITModel
 from tokenmix.models.fit.layers import parse_layers
-
-
-@pytest.fixture(autouse=True)
-def _registered() -> None:
-    register_fit()
-
 
 # ---------------------------------------------------------------------- mistakes
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from tokenmix.layout import Layout
-from tokenmix.models import MixerCache
+from tokenmix.models import MixerCache, generate
 from tokenmix.models.cache import CACHE_ARGUMENT
 from tokenmix.models.fit import FITConfig, FITForCausalLM, FITModel, FITState, reading
 from tokenmix.models.fit.state import forget_rows
@@ -163,6 +163,26 @@ def test_generate_greedy_and_beams(name: str) -> None:
         if beams == 1:
             for i, row in enumerate(rows):
                 assert torch.equal(cached.sequences[i, 6:], greedy(model, row, 7)[0, row.shape[1] :])
+
+
+@pytest.mark.parametrize("name", ["attention", "gam_mamba2"])
+def test_the_lean_loop_gives_the_same_tokens(name: str) -> None:
+    """`tokenmix.models.generate`, greedy and sampled, with padding, in two calls with one state."""
+    model = build(**MIXERS[name])
+    ids, mask, _ = left_padded([7, 4, 1])
+    found = generate(model, ids, mask, max_new_tokens=9)
+    assert torch.equal(found, model.generate(ids, attention_mask=mask, max_new_tokens=9, pad_token_id=0))
+    results = []
+    for run in (generate, model.generate):
+        torch.manual_seed(3)
+        model_first = (model,) if run is generate else ()
+        options = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": True, "pad_token_id": 0}
+        results.append(run(*model_first, ids, **options))
+    assert torch.equal(*results)
+    state = model.init_state(1)
+    first = generate(model, ids[:1], max_new_tokens=4, state=state)
+    second = generate(model, first[:, -1:], max_new_tokens=5, state=state)
+    assert torch.equal(torch.cat([first, second[:, 1:]], dim=1), found[:1])
 
 
 def test_sampling_with_one_seed() -> None:

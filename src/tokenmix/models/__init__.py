@@ -9,6 +9,7 @@ from tokenmix.models.cache import MixerCache
 from tokenmix.models.causal_lm import MixerForCausalLM
 from tokenmix.models.checkpoints import from_mamba_ssm, from_transformers, rename_mamba_ssm
 from tokenmix.models.config import MixerConfig
+from tokenmix.models.fit import FITConfig, FITForCausalLM, FITModel
 from tokenmix.models.generation import generate
 from tokenmix.models.masked_lm import MixerForMaskedLM
 from tokenmix.models.model import MixerModel
@@ -24,6 +25,9 @@ __all__ = [
     "BlockTransformerConfig",
     "BlockTransformerForCausalLM",
     "BlockTransformerModel",
+    "FITConfig",
+    "FITForCausalLM",
+    "FITModel",
     "MixerCache",
     "MixerConfig",
     "MixerForCausalLM",

@@ -14,12 +14,14 @@ from tokenmix.layout import Layout
 from tokenmix.mixer import check_positive
 from tokenmix.models.block_transformer import BlockTransformerForCausalLM, BlockTransformerState
 from tokenmix.models.causal_lm import MixerForCausalLM
+from tokenmix.models.fit import FITForCausalLM
+from tokenmix.models.fit.state import FITState
 from tokenmix.models.inputs import check_tokens, last_columns, padding_mask
 from tokenmix.models.packed import packed_linears
 from tokenmix.stack_state import StackState
 
-LanguageModel = MixerForCausalLM | BlockTransformerForCausalLM
-MemoryOf = StackState | BlockTransformerState  # what `init_state` of such a model gives
+LanguageModel = MixerForCausalLM | BlockTransformerForCausalLM | FITForCausalLM
+MemoryOf = StackState | BlockTransformerState | FITState  # what `init_state` of such a model gives
 
 # settings of a GenerationConfig that change tokens, which only transformers' loop knows, with the values that do not
 _ONLY_THEIRS: dict[str, tuple[Any, ...]] = {
@@ -158,7 +160,7 @@ def _draw(scores: Tensor) -> Tensor:
 def _check_model(model: LanguageModel) -> None:
     if not isinstance(model, LanguageModel):
         raise TypeError(
-            "model: expected a MixerForCausalLM or BlockTransformerForCausalLM, found "
+            "model: expected a MixerForCausalLM, BlockTransformerForCausalLM or FITForCausalLM, found "
             f"{type(model).__name__}; try its own generate"
         )
     for name, neutral in _ONLY_THEIRS.items():

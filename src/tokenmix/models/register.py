@@ -23,6 +23,7 @@ from tokenmix.models.block_transformer import (
 )
 from tokenmix.models.causal_lm import MixerForCausalLM
 from tokenmix.models.config import MixerConfig
+from tokenmix.models.fit import FITConfig, FITForCausalLM, FITModel
 from tokenmix.models.masked_lm import MixerForMaskedLM
 from tokenmix.models.model import MixerModel
 from tokenmix.models.question_answering import MixerForQuestionAnswering
@@ -31,7 +32,8 @@ from tokenmix.models.token_classification import MixerForTokenClassification
 
 # the Auto class of each model, and the dictionary in which Trainer (label smoothing), the pipelines and transformers'
 # tests look the name of its class up: registration alone does not fill it
-_MODELS: tuple[tuple[Any, type[MixerPreTrainedModel], dict[str, Any]], ...] = (
+_Rows = tuple[tuple[Any, type[MixerPreTrainedModel], dict[str, Any]], ...]
+_MODELS: _Rows = (
     (AutoModel, MixerModel, modeling_auto.MODEL_MAPPING_NAMES),
     (AutoModelForCausalLM, MixerForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     (AutoModelForMaskedLM, MixerForMaskedLM, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES),
@@ -53,15 +55,24 @@ _MODELS: tuple[tuple[Any, type[MixerPreTrainedModel], dict[str, Any]], ...] = (
 )
 
 
-_BLOCK_MODELS: tuple[tuple[Any, type[MixerPreTrainedModel], dict[str, Any]], ...] = (
+_BLOCK_MODELS: _Rows = (
     (AutoModel, BlockTransformerModel, modeling_auto.MODEL_MAPPING_NAMES),
     (AutoModelForCausalLM, BlockTransformerForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+)
+_FIT_MODELS: _Rows = (
+    (AutoModel, FITModel, modeling_auto.MODEL_MAPPING_NAMES),
+    (AutoModelForCausalLM, FITForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+)
+_FAMILIES: tuple[tuple[Any, _Rows], ...] = (
+    (MixerConfig, _MODELS),
+    (BlockTransformerConfig, _BLOCK_MODELS),
+    (FITConfig, _FIT_MODELS),
 )
 
 
 def register_models() -> None:
     """Register the configurations, the models and their heads; `import tokenmix.models` does it."""
-    for config, models in ((MixerConfig, _MODELS), (BlockTransformerConfig, _BLOCK_MODELS)):
+    for config, models in _FAMILIES:
         AutoConfig.register(config.model_type, config, exist_ok=True)
         for auto, model, names in models:
             auto.register(config, model, exist_ok=True)

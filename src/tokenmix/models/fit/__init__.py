@@ -3,7 +3,6 @@
 from tokenmix.models.fit.causal_lm import FITForCausalLM
 from tokenmix.models.fit.config import FITConfig
 from tokenmix.models.fit.model import FITModel, FITOutput
-from tokenmix.models.fit.register import register_fit
 from tokenmix.models.fit.state import FITState
 
-__all__ = ["FITConfig", "FITForCausalLM", "FITModel", "FITOutput", "FITState", "register_fit"]
+__all__ = ["FITConfig", "FITForCausalLM", "FITModel", "FITOutput", "FITState"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from generation import NEW, TOLERANCE, GenerationConformance
-from testers import BlockTester, SwappedTester, Tester
+from testers import BlockTester, FITTester, SwappedTester, Tester
 from tests.test_configuration_common import ConfigTester
 from tests.test_modeling_common import ModelTesterMixin
 from tests.test_training_mixin import TrainingTesterMixin
@@ -26,6 +26,9 @@ from tokenmix.models import (
     BlockTransformerConfig,
     BlockTransformerForCausalLM,
     BlockTransformerModel,
+    FITConfig,
+    FITForCausalLM,
+    FITModel,
     MixerConfig,
     MixerForCausalLM,
     MixerForMaskedLM,
@@ -91,7 +94,37 @@ class BothWaysTest(Native, unittest.TestCase):
             model(torch.tensor([[3, 4]]), use_cache=True)
 
 
-class BlockTest(ModelTesterMixin, GenerationConformance, TrainingTesterMixin, unittest.TestCase):
+class WithoutHiddenStates:
+    """In place of their tests of hidden states, for models whose layers read other numbers of places and widths."""
+
+    def test_generate_output(self) -> None:
+        model, prompt = self.make(), self.tokens()
+        output = self.generate(model, prompt, output_scores=True)
+        assert tuple(output.sequences.shape) == (2, prompt.shape[1] + NEW)
+        assert [len(part) for part in (output.logits, output.scores)] == [NEW] * 2
+        assert self.cache_of(output).get_seq_length() == prompt.shape[1] + NEW - 1
+
+    def _refuses_hidden_states(self) -> None:
+        """The two decoders have other numbers of places and widths: there are no states of a token in every layer."""
+        for model_class in self.all_model_classes:
+            with pytest.raises(TypeError, match="output_hidden_states: not an argument"):
+                model_class(self.model_tester.get_config())(self.tokens(), output_hidden_states=True)
+
+    def test_model_outputs_equivalence(self) -> None:
+        """As theirs, without hidden states: a tuple holds what the output holds."""
+        for model_class in self.all_model_classes:
+            model, rows = model_class(self.model_tester.get_config()).eval(), self.tokens()
+            for options in ({}, {"use_cache": False}):
+                named, plain = model(rows, **options), model(rows, **options, return_dict=False)
+                assert isinstance(plain, tuple)
+                assert len(plain) == len([value for value in named.values() if value is not None])
+                assert torch.equal(plain[0], named[0])
+
+    test_hidden_states_output = _refuses_hidden_states
+    test_retain_grad_hidden_states_attentions = _refuses_hidden_states
+
+
+class BlockTest(WithoutHiddenStates, ModelTesterMixin, GenerationConformance, TrainingTesterMixin, unittest.TestCase):
     """A Block Transformer: attention over blocks, mamba2 over their tokens."""
 
     all_model_classes = (BlockTransformerModel, BlockTransformerForCausalLM)
@@ -142,36 +175,32 @@ class BlockTest(ModelTesterMixin, GenerationConformance, TrainingTesterMixin, un
         with pytest.raises((ValueError, TypeError), match="inputs_embeds"):
             self.generate(model, None, inputs_embeds=model.get_input_embeddings()(prompt))
 
-    def test_generate_output(self) -> None:
-        model, prompt = self.make(), self.tokens()
-        output = self.generate(model, prompt, output_scores=True)
-        assert tuple(output.sequences.shape) == (2, prompt.shape[1] + NEW)
-        assert [len(part) for part in (output.logits, output.scores)] == [NEW] * 2
-        assert self.cache_of(output).get_seq_length() == prompt.shape[1] + NEW - 1
-
-    def _refuses_hidden_states(self) -> None:
-        """The two decoders have other numbers of places and widths: there are no states of a token in every layer."""
-        for model_class in self.all_model_classes:
-            with pytest.raises(TypeError, match="output_hidden_states: not an argument"):
-                model_class(self.model_tester.get_config())(self.tokens(), output_hidden_states=True)
-
-    def test_model_outputs_equivalence(self) -> None:
-        """As theirs, without hidden states: a tuple holds what the output holds."""
-        for model_class in self.all_model_classes:
-            model, rows = model_class(self.model_tester.get_config()).eval(), self.tokens()
-            for options in ({}, {"use_cache": False}):
-                named, plain = model(rows, **options), model(rows, **options, return_dict=False)
-                assert isinstance(plain, tuple)
-                assert len(plain) == len([value for value in named.values() if value is not None])
-                assert torch.equal(plain[0], named[0])
-
-    test_hidden_states_output = _refuses_hidden_states
-    test_retain_grad_hidden_states_attentions = _refuses_hidden_states
-
     def test_training_overfit(self) -> None:
         """Theirs generates from one token, which random offsets in training make the model know."""
         self.model_tester.random_offset = True
         super().test_training_overfit()
+
+    def test_config(self) -> None:
+        self.config_tester.run_common_tests()
+
+
+class FITTest(WithoutHiddenStates, ModelTesterMixin, GenerationConformance, TrainingTesterMixin, unittest.TestCase):
+    """An autoregressive FIT."""
+
+    all_model_classes = (FITModel, FITForCausalLM)
+    generator = FITForCausalLM
+    test_can_init_all_missing_weights_before_2023 = True
+    has_attentions = False
+
+    def setUp(self) -> None:
+        self.model_tester = FITTester(self)
+        self.model_tester.causal_lm_class = FITForCausalLM
+        self.config_tester = ConfigTester(self, config_class=FITConfig, common_properties=["hidden_size"])
+
+    def test_batching_equivalence(self) -> None:
+        """Of the language model: theirs cannot compare the base model's mask of latents, which a row alone lacks."""
+        self.all_model_classes = (FITForCausalLM,)
+        super().test_batching_equivalence()
 
     def test_config(self) -> None:
         self.config_tester.run_common_tests()

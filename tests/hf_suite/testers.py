@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, PreTrainedConfig
 
-from tokenmix.models import BlockTransformerConfig, MixerConfig
+from tokenmix.models import BlockTransformerConfig, FITConfig, MixerConfig
 
 ATTENTION = {"mixer": "attention", "heads": 4, "kv_heads": 2, "rope": True}
 MAMBA2 = {"mixer": "mamba2", "state_size": 8, "head_dim": 8, "chunk": 4}
@@ -115,6 +115,27 @@ class BlockTester(Tester):
             initializer_range=self.initializer_range,
             random_offset=self.random_offset,
             tie_word_embeddings=True,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
+
+
+class FITTester(Tester):
+    """An autoregressive FIT with groups of three tokens, so that rows end inside a group."""
+
+    def get_config(self) -> PreTrainedConfig:
+        return FITConfig(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            latent_size=48,
+            group_size=3,
+            latents=2,
+            max_groups=40,
+            layers="(1)1(1)",
+            local_mixer={"mixer": "attention", "heads": 4},
+            latent_mixer={"mixer": "attention", "heads": 4},
+            initializer_range=self.initializer_range,
             bos_token_id=1,
             eos_token_id=2,
             pad_token_id=0,

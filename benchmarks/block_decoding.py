@@ -38,9 +38,9 @@ def block_model() -> BlockTransformerForCausalLM:
     return BlockTransformerForCausalLM(config).eval()
 
 
-def prompt(length: int) -> Tensor:
+def prompt(length: int, vocabulary: int = VOCABULARY) -> Tensor:
     """(1, length) tokens."""
-    return torch.randint(1, VOCABULARY, (1, length), generator=torch.Generator().manual_seed(0))
+    return torch.randint(1, vocabulary, (1, length), generator=torch.Generator().manual_seed(0))
 
 
 def rows_within(model: BlockTransformerForCausalLM | MixerForCausalLM, length: int, budget: int) -> int:
@@ -53,7 +53,7 @@ def rows_within(model: BlockTransformerForCausalLM | MixerForCausalLM, length: i
 
 def block_run(model: BlockTransformerForCausalLM, length: int, rows: int, steps: int, pack: bool) -> Run:
     """`steps` new tokens of each row after `length` that were read before and are not timed."""
-    ids = prompt(length + 1)
+    ids = prompt(length + 1, model.config.vocab_size)
     state = model.init_state(1)
     state.reserve(length + ROOM)
     with torch.inference_mode():
@@ -64,7 +64,7 @@ def block_run(model: BlockTransformerForCausalLM, length: int, rows: int, steps:
 
 
 def forked(state: BlockTransformerState) -> BlockTransformerState:
-    """A state that goes on from another without a copy: attention writes behind what is there and changes none of it."""
+    """A state that goes on from another without a copy: attention writes behind what is there and leaves it alone."""
     other = copy.copy(state)
     other.block = _forked(state.block)
     other.token = None if state.token is None else _forked(state.token)
@@ -80,7 +80,7 @@ def _forked(stack: StackState) -> StackState:
 
 def vanilla_run(model: MixerForCausalLM, length: int, rows: int, steps: int, pack: bool) -> Run:
     """As `block_run`."""
-    ids = prompt(length + 1)
+    ids = prompt(length + 1, model.config.vocab_size)
     state = model.init_state(1)
     state.reserve(length + ROOM)
     with torch.inference_mode():

@@ -89,14 +89,29 @@ def test_padding_anywhere(kind: str) -> None:
         scattered = torch.tensor([1, 0, 1, 1, 1, 0, 1, 1, 1, 1, 0]).bool()
         middle = logits(model, ids[:1], attention_mask=scattered[None].long())
         assert_close(model(ids.flip(1), attention_mask=mask.flip(1)).logits, right)  # with the cache of every call
-        last = model(ids, attention_mask=mask, logits_to_keep=1).logits
-        assert_close(last, left[:, -1:])
+        for padded, real, full in ((ids, mask, left), (ids.flip(1), mask.flip(1), right)):
+            assert_close(model(padded, attention_mask=real, logits_to_keep=1).logits, full[:, -1:])
+            once = {"attention_mask": real[:1], "logits_to_keep": 1}
+            assert_close(model(padded[:1], **once).logits, full[:1, -1:])
         for i, row in enumerate(rows):
             assert_close(left[i, 11 - row.shape[1] :], logits(model, row)[0])
             alone = ids[i].flip(0)[: row.shape[1]][None]
             assert_close(right[i, : row.shape[1]], logits(model, alone)[0])
         assert_close(middle[0, scattered], logits(model, ids[:1, scattered])[0])
     assert not left[1, :5].any()
+
+
+@pytest.mark.parametrize("kind", ["lookup", "cls", "hybrid"])
+def test_a_row_without_tokens(kind: str) -> None:
+    """It gives zeros and leaves the others alone, with the cache that every call makes too."""
+    model, ids = build(kind), tokens(2, 9)
+    mask = torch.ones_like(ids)
+    mask[1] = 0
+    with torch.no_grad():
+        for options in ({"use_cache": False}, {}):
+            found = model(ids, attention_mask=mask, **options).logits
+            assert_close(found[0], logits(model, ids[:1])[0])
+            assert not found[1].any()
 
 
 @pytest.mark.parametrize("kind", ["lookup", "cross_attention", "hybrid", "two_embeddings"])

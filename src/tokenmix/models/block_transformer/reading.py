@@ -32,9 +32,10 @@ def read_first(
     used = groups.layout.counts()
     whole = torch.full((rows,), groups.count - 1, device=ids.device) if used is None else used - 1  # (B,) whole blocks
     state.count(length if layout.mask is None else layout.mask.sum(1))
-    place = _common_place(groups, whole)
-    if place is None:
-        state.places = _places(groups, whole).tolist()
+    places = _next_places(groups, whole).tolist()
+    place = places[0]
+    if place < 0 or len(set(places)) > 1:  # rows that this state cannot continue
+        state.places = places
         x = read_whole(blocks, ids, layout)
         return x[:, -1:] if last_only else x
     state.tokens = _pick(grid, whole)[:, :place]
@@ -52,7 +53,7 @@ def read_first(
     if place:
         x = _read_tokens(decoder, state.tokens, 0, state)[:, -1:]
     if last_only:
-        return x
+        return x if layout.mask is None else x.masked_fill(~layout.mask[:, -1:, None], 0)
     slots = torch.cat([slots, torch.zeros_like(slots[:, :1])], dim=1)
     return collect(decoder(Blocks(grid), shift_groups(slots, 1, groups.layout)), groups)
 
@@ -121,17 +122,9 @@ def _pick(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index.reshape(-1, 1, *(1,) * len(rest)).expand(-1, 1, *rest))[:, 0]
 
 
-def _places(groups: TokenGroups, whole: Tensor) -> Tensor:
-    """(B,) the place of each row's next token in its block."""
+def _next_places(groups: TokenGroups, whole: Tensor) -> Tensor:
+    """(B,) the place of each row's next token in its block; -1 for a row that has none yet, and may begin anywhere."""
     if groups.places is None:
         return torch.full_like(whole, groups.length % groups.size)
     last = groups.places.masked_fill(groups.places == groups.count * groups.size, -1).amax(1)
-    return last + 1 - whole * groups.size
-
-
-def _common_place(groups: TokenGroups, whole: Tensor) -> int | None:
-    """The place of all rows; None where they stand at different ones, and the state cannot be continued."""
-    if groups.places is None:
-        return groups.length % groups.size
-    places = _places(groups, whole)
-    return int(places[0]) if bool((places == places[0]).all()) else None
+    return torch.where(last < 0, -1, last + 1 - whole * groups.size)

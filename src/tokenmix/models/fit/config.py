@@ -64,8 +64,8 @@ class FITConfig(PreTrainedConfig):
 
     Source:
         Chen and Li 2023, arXiv 2305.12689. Norms, biases, heads and widths of the cross-attentions are those of the
-        authors' code (google-research/pix2seq); its `cross_query_norm` is left out of the paper's description, which
-        cross_query_norm=False follows. Sizes are ours.
+        authors' code (google-research/pix2seq), which norms what reads in a cross-attention too; with
+        cross_query_norm=False only what is read is normed. Sizes are ours.
     """
 
     model_type = "fit"

@@ -108,6 +108,8 @@ def build_blocks(
 ) -> BlockTransformerForCausalLM:
     """From its entry, and for the rest what all models share; half of their layers are the block decoder's."""
     fields = {name: value for name, value in entry.items() if name not in ("start_from", "paper", "training")}
+    if "paper" in entry and "start_from" in entry:
+        raise ValueError(f"blocks: expected paper or start_from, found both in {entry}")
     if "paper" in entry:
         special = {key: value for key, value in shared.items() if key.endswith("_token_id")}
         return BlockTransformerForCausalLM(BlockTransformerConfig.paper(entry["paper"], **special | fields))

@@ -90,6 +90,10 @@ def group_tokens(layout: Layout, batch: int, length: int, size: int) -> TokenGro
     """
     check_positive("size", size)
     layout.validate(batch, length)
+    return layout.remember(("groups", batch, length, size), None, lambda: _group(layout, batch, length, size))
+
+
+def _group(layout: Layout, batch: int, length: int, size: int) -> TokenGroups:
     if layout.mask is None and layout.segments is None and layout.positions is None:
         return TokenGroups(size, length // size + 1, length, None, Layout())
     aligned, order = layout.aligned()
@@ -127,7 +131,7 @@ def _check_positions(position: Tensor, starts: Tensor, real: Tensor) -> None:
     if bool(wrong.any()):
         row, place = (int(i) for i in wrong.nonzero()[0])
         raise ValueError(
-            "positions: expected places that go up by one within a document, found "
+            "positions: expected places that go up by one within a document (segments tell documents apart), found "
             f"{position[row, place : place + 2].tolist()} in row {row}"
         )
     if bool((position[real] < 0).any()):

@@ -31,6 +31,8 @@ class TokenMixer(nn.Module):
     - `needs`: Layout fields it cannot do without;
     - `cost`: growth of the arithmetic in the length L, such as "L", "L*w" or "L^2";
     - `equivariance`: such as ("permutation",) or ("se3",); an instance may narrow it;
+    - `step`: of how many tokens the chunks are made that it reads with a state: 1 for a causal instance, 0 for one that
+      takes no state, and more for one that is causal in whole groups of tokens only (and so says is_causal=False);
     - `ordered`: whether the place of a token in its row matters (convolutions, scans, windows);
     - `paper`: authors, year, arXiv id; `lora_targets`: names of the projections that LoRA adapts;
       `residual_projection`: name of the last one, which deep models start smaller.
@@ -70,6 +72,7 @@ class TokenMixer(nn.Module):
         if (is_causal and self.causal == "never") or (not is_causal and self.causal == "always"):
             raise ValueError(f"causal: {type(self).__name__} is causal {self.causal!r}, found causal={is_causal}")
         self.is_causal = is_causal
+        self.step = int(is_causal)
         self._signature: tuple[object, ...] | None = None
 
     def forward(self, x: Tensor, layout: Layout | None = None, state: MixerState | None = None) -> Tensor:
@@ -120,7 +123,7 @@ class TokenMixer(nn.Module):
         Raises:
             ValueError: if this mixer is not causal.
         """
-        if not self.is_causal:
+        if self.step == 0:
             raise ValueError(f"{type(self).__name__} is not causal here, so it has no state to run step by step")
         parameter = next(self.parameters(), torch.empty(0))
         state = MixerState(batch_size, device=device or parameter.device)
@@ -169,7 +172,7 @@ class TokenMixer(nn.Module):
             raise ValueError(f"layout: {who} needs {', '.join(missing)}, found only {list(layout.fields())}")
         layout.validate(x.shape[0], x.shape[1], x.device)
         if state is not None:
-            if not self.is_causal:
+            if self.step == 0:
                 raise ValueError(f"state: {who} is not causal here and takes none")
             if not isinstance(state, MixerState):
                 raise TypeError(f"state: {who} expected a MixerState from init_state, found {type(state).__name__}")

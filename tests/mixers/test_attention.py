@@ -7,8 +7,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tokenmix import Layout, build_mixer
+from tokenmix.laws import check_mixer
 from tokenmix.mixers import Attention, LSAttention, SlidingWindow, decoding
 from tokenmix.mixers.rotary import rotate
+from tokenmix.models import MixerConfig, MixerForCausalLM
 from tokenmix.ops.sources import Band
 
 WINDOW = 5
@@ -214,3 +216,15 @@ def test_mistakes_are_named(name, options, message):
 def test_monitor_before_a_call_says_so():
     with pytest.raises(ValueError, match="monitor: expected monitor=True"):
         Attention(32, heads=4).max_logit_by_window()
+
+
+def test_a_group_reads_the_future_and_says_so() -> None:
+    """It is not causal, takes a state in whole groups, and no language model takes it; the laws hold."""
+    mixer = Attention(16, heads=2, group=2)
+    assert (mixer.is_causal, mixer.step) == (False, 2)
+    assert (Attention(16, heads=2).step, Attention(16, heads=2, causal=False).step) == (1, 0)
+    check_mixer(mixer)
+    with pytest.raises(ValueError, match="group: expected 1 where causal=False or monitor=True, found 2"):
+        Attention(16, heads=2, group=2, monitor=True)
+    with pytest.raises(ValueError, match=r"a language model needs causal mixers, found 'a': .* reads the future"):
+        MixerForCausalLM(MixerConfig(hidden_size=16, mixers={"a": {"mixer": "attention", "heads": 2, "group": 2}}))

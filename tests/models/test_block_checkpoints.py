@@ -219,6 +219,47 @@ def test_weights_that_a_checkpoint_lacks_are_drawn_as_published(tmp_path: Path) 
     assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
 
 
+def test_the_published_start() -> None:
+    """`paper` draws every linear layer N(0, 0.02) with zero biases, but for the bridge."""
+    model = BlockTransformerForCausalLM(BlockTransformerConfig.paper("5M", vocab_size=64))
+    for name, parameter in model.named_parameters():
+        if "norm" not in name and parameter.dim() == 2:
+            expected = 256**-0.5 if "bridge" in name else 0.02
+            assert float(parameter.detach().std()) == pytest.approx(expected, rel=0.1), name
+        elif name.endswith("bias"):
+            assert not parameter.any(), name
+
+
+def test_last_projections_start_smaller() -> None:
+    """By the number of branches of the decoder, of which cross-attention is one a layer."""
+    for options, token_branches in (({}, 6), ({"token_decoder": "cross_attention", "cross_heads": 4}, 9)):
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 96, "num_block_layers": 2, "num_token_layers": 3, **options}
+        plain, scaled = (
+            BlockTransformerForCausalLM(BlockTransformerConfig(**sizes, rescale_residual=r)) for r in (0, 1)
+        )
+        for part, branches in ((plain.model.block_stack, 4), (plain.model.token_decoder, token_branches)):
+            other = scaled.model.block_stack if branches == 4 else scaled.model.token_decoder
+            for (name, parameter), (_, small) in zip(part.named_parameters(), other.named_parameters(), strict=True):
+                if name.endswith(("o_proj.weight", "down_proj.weight")):
+                    ratio = float(small.detach().std() / parameter.detach().std())
+                    assert ratio == pytest.approx(branches**-0.5, rel=0.05), name
+
+
+def test_adapters_train_the_block_decoder_under_reentrant_checkpointing() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(build().train(), LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    model.enable_input_require_grads()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    ids = tokens(2, 12)
+    model(input_ids=ids, labels=ids).loss.backward()
+    adapters = {name: p.grad for name, p in model.named_parameters() if "lora" in name}
+    assert len(adapters) == 16
+    assert [name for name, grad in adapters.items() if grad is None or not grad.any()] == []
+    model.base_model.model.disable_input_require_grads()
+
+
 def test_both_tables_grow_with_the_vocabulary() -> None:
     model, ids = build("pythia"), tokens(2, 9)
     before = model(ids, use_cache=False).logits
@@ -262,6 +303,10 @@ def test_trainer_and_pipeline(tmp_path: Path) -> None:
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     for ours, resumed in zip(model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(ours, resumed)
+    evaluated = Trainer(model=model, args=arguments, eval_dataset=rows[:8]).evaluate()["eval_loss"]
+    batch = torch.stack([row["input_ids"] for row in rows[:8]])
+    with torch.no_grad():
+        assert evaluated == pytest.approx(float(model.eval()(batch, labels=batch).loss), rel=1e-4)
     from tokenmix.data import byte_tokenizer
 
     tokenizer = byte_tokenizer()

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from block_cases import KINDS, build
 from tiny_models import VOCABULARY, assert_close, left_padded, tokens
+from tiny_models import build as build_vanilla
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -160,6 +161,79 @@ def test_cache_sizes_are_the_closed_forms() -> None:
             assert state.nbytes == expected
             assert state.length == read
             model.read_last(tokens(2, 1, seed=read), Layout(), state)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_bytes_is_the_most_that_is_kept(kind: str) -> None:
+    """At every length of a prompt, aligned to its end, with decoders of unequal depth."""
+    model = build(kind, num_block_layers=3)
+    for length in range(1, 4 * model.config.block_length):
+        state = model.init_state(1)
+        with torch.no_grad():
+            model.read_last(tokens(1, length), Layout(), state)
+            most = state.nbytes
+            for step in range(1, model.config.block_length):
+                model.read_last(tokens(1, 1, seed=step), Layout(), state)
+                most = max(most, state.nbytes - (model.state_bytes(length + step) - model.state_bytes(length)))
+        assert most <= model.state_bytes(length)
+        assert model.state_bytes(length) <= 2 * most
+
+
+def test_reserved_entries_are_not_allocated_again() -> None:
+    model, state = build(), build().init_state(1)
+    state.reserve(200)
+    with torch.no_grad():
+        model.read_last(tokens(1, 8), Layout(), state)
+        before = state.block.states[0]._growing["k0"].data_ptr()
+        for step in range(190):
+            model.read_last(tokens(1, 1, seed=step), Layout(), state)
+    assert state.block.states[0]._growing["k0"].data_ptr() == before
+    for wrong in (-1, 2.5, True):
+        with pytest.raises(ValueError, match="length: expected an integer of at least 0"):
+            state.reserve(wrong)
+
+
+def test_rows_that_have_no_whole_block_yet() -> None:
+    """They stand where the others do, one of them without any token, and are exact from their first block on."""
+    model, ids = build(), tokens(3, 16)
+    mask = (torch.arange(6) >= 6 - torch.tensor([6, 2, 0])[:, None]).long()
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    places[1:] -= places[1:] - torch.tensor([0] * 4 + [0, 1])
+    with torch.no_grad():
+        first = model(ids[:, :6], attention_mask=mask, position_ids=places)
+        whole = model(ids[:, :6], attention_mask=mask, position_ids=places, use_cache=False)
+        assert_close(first.logits, whole.logits)
+        more = model(ids[:, 6:], cache=first[CACHE_ARGUMENT]).logits
+        alone = [
+            model(ids[:1], use_cache=False).logits[:, 6:],
+            model(ids[1:2, 4:], use_cache=False).logits[:, 2:],
+            model(ids[2:, 6:], position_ids=torch.arange(2, 12)[None], use_cache=False).logits,
+        ]
+    for i in range(3):
+        assert_close(more[i], alone[i][0])
+    assert not more[1, 0].any()  # still in its first block
+    assert theirs(model, ids[:, :6], mask, max_new_tokens=9).shape == (3, 15)
+
+
+def test_states_of_other_models_are_refused() -> None:
+    ids = tokens(2, 8)
+    states = {kind: build(kind).init_state(2) for kind in ("lookup", "summation", "two_embeddings", "one")}
+    for kind, state in states.items():
+        if kind != "lookup":
+            with pytest.raises(ValueError, match="state: expected one of this model"):
+                generate(build(), ids, max_new_tokens=1, state=state)
+    with pytest.raises(ValueError, match="state: expected one for 2 rows, found 1"):
+        build().model.read(ids, build().init_state(1))
+    vanilla = build_vanilla("attention")
+    cache = MixerCache()
+    vanilla(ids, cache=cache)
+    with pytest.raises(TypeError, match="state: expected that of a Block Transformer, found MixerState"):
+        build()(ids, cache=cache)
+    cache = MixerCache()
+    build()(ids[:1, :3], cache=cache)
+    assert not cache.is_croppable  # before its first block too
+    with pytest.raises(ValueError, match="state: expected one for 2 rows, found 1"):
+        build()(ids, cache=cache)
 
 
 def test_a_recurrent_block_decoder_keeps_the_same_at_any_length() -> None:

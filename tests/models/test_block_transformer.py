@@ -166,8 +166,11 @@ def test_padding_has_no_loss_and_an_end_token_has() -> None:
         expected = F.cross_entropy(scores[:, 3:9].flatten(0, 1), ids[:, 4:10].flatten())
         found = model(ids, attention_mask=mask, labels=ids).loss
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-        pair = model(ids, attention_mask=mask, labels=ids, num_items_in_batch=torch.tensor(24)).loss
-        torch.testing.assert_close(pair, expected * 12 / 24, atol=1e-5, rtol=1e-5)
+        # of two accumulated forwards with as many labels each, as Trainer counts them: after the first of a row
+        half = model(ids, attention_mask=mask, labels=ids, num_items_in_batch=torch.tensor(2 * 22)).loss
+        torch.testing.assert_close(half, expected / 2, atol=1e-5, rtol=1e-5)
+        short = model(ids[:, :4], labels=ids[:, :4], num_items_in_batch=torch.tensor(6)).loss
+        assert short == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -226,6 +229,31 @@ def test_the_combinator_refuses_shifts() -> None:
         GatherProcessScatter(part, part, part, shift=True)
 
 
+def test_embeddings_of_a_block_that_see_each_other_see_no_more() -> None:
+    """A group of attention that is larger than a block's embeddings, or in the token decoder, would read the future."""
+    group = {"mixer": "attention", "heads": 4, "group": 2}
+    fitting = BlockTransformerConfig(hidden_size=32, block_embeddings=2, block_mixers={"a": group})
+    assert fitting.build_block_stack().mixers[0].step == 2
+    plain = BlockTransformerConfig(hidden_size=32, block_embeddings=2, block_mixers={"a": "attention"})
+    assert plain.build_block_stack().mixers[0].step == 2
+    for options in (
+        {"block_mixers": {"a": group}},
+        {"token_mixers": {"a": group}},
+        {"block_embeddings": 2, "block_mixers": {"a": {**group, "group": 4}}},
+    ):
+        with pytest.raises(ValueError, match=r"_mixers: expected causal mixers, found 'a': .* reads the future"):
+            BlockTransformerConfig(hidden_size=32, **options)
+
+
+def test_feed_forward_by_letter() -> None:
+    """Of both decoders, whose letters may differ: Mamba-2 without one, attention with one."""
+    mixers = {"block_mixers": {"m": {"mixer": "mamba2", "head_dim": 16}}, "block_pattern": "m"}
+    config = BlockTransformerConfig(hidden_size=32, **mixers, feed_forward={"m": None, "a": "gelu"})
+    model = BlockTransformerForCausalLM(config)
+    assert model.model.block_stack.layers[0].feed_forward is None
+    assert type(model.model.token_decoder.stack.layers[0].feed_forward).__name__ == "GELU"
+
+
 REFUSALS: list[tuple[str, dict[str, Any]]] = [
     ("block_length: expected a positive integer, found 0", {"block_length": 0}),
     (r"token_mixers: expected causal mixers, found 'a': .* reads the future",
@@ -240,7 +268,16 @@ REFUSALS: list[tuple[str, dict[str, Any]]] = [
     ("token_decoder: expected one of .*, found 'sum'", {"token_decoder": "sum"}),
     ("block_embeddings: expected a divisor of block_length=4, found 3", {"block_embeddings": 3}),
     ("hidden_size: expected a multiple of .* 5 for embedder='lookup', found 32", {"block_length": 5}),
-    ("cls_tokens: expected a divisor of .* 32, found 3", {"embedder": "cls", "cls_tokens": 3}),
+    ("cls_tokens: expected a divisor of .*=32, found 3", {"embedder": "cls", "cls_tokens": 3}),
+    ("cls_heads: expected a divisor of .*=32, found 5", {"embedder": "cls", "cls_heads": 5}),
+    ("cross_heads: expected a divisor of token_hidden_size=32, found 7",
+     {"token_decoder": "cross_attention", "cross_heads": 7}),
+    ("num_token_layers: expected a positive integer, found 0", {"num_token_layers": 0}),
+    ("token_intermediate_size: expected a positive integer, found 0", {"token_intermediate_size": 0}),
+    ("token_mixers: heads: expected a divisor of dim=32, found 7",
+     {"token_mixers": {"a": {"mixer": "attention", "heads": 7}}}),
+    ("num_hidden_layers: expected num_block_layers and num_token_layers", {"num_hidden_layers": 4}),
+    (r"feed_forward: expected letters of mixers \['a'\], found \['x'\]", {"feed_forward": {"x": "gelu"}}),
     ("expansion: expected .* 4 for token_decoder='summation', found 3",
      {"token_decoder": "summation", "expansion": 3}),
     ("block_lenght: not a field of BlockTransformerConfig; did you mean 'block_length'", {"block_lenght": 4}),
@@ -263,6 +300,8 @@ def test_refused_inputs() -> None:
          {"input_ids": ids[:, :5], "labels": ids[:, :5], "logits_to_keep": 1}),
         ("positions: expected places that go up by one",
          {"input_ids": ids[:, :3], "position_ids": torch.tensor([[0, 1, 3]] * 2), "attention_mask": torch.ones(2, 3)}),
+        (r"input_ids: expected at least one row and one token, found \(2, 0\)", {"input_ids": ids[:, :0]}),
+        (r"input_ids: expected at least one row and one token, found \(0, 3\)", {"input_ids": ids[:0, :3]}),
         ("atention_mask: not an argument", {"input_ids": ids[:, :3], "atention_mask": torch.ones(2, 3)}),
         ("segment_ids: expected one document a row with a cache",
          {"input_ids": ids[:, :4], "segment_ids": torch.zeros(2, 4, dtype=torch.int64), "use_cache": True}),

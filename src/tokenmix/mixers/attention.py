@@ -29,7 +29,8 @@ class Attention(HeadGroupAttention):
         heads: H, number of query heads.
         kv_heads: number of key and value heads; fewer than `heads` is grouped-query attention.
         group: causal in whole groups of so many consecutive tokens of a document: a token reads its own group to
-            the end, and earlier ones (the latents of FIT, several embeddings a block). 1 is causal token by token.
+            the end, and earlier ones (the latents of FIT, several embeddings a block). With more than 1 a token reads
+            the future, so `is_causal` is False, and a state is read in whole groups.
         head_dim, causal, rope, rope_base, rope_frequencies, rope_scale, qk_norm, norm_eps, bias, monitor: see
             `HeadGroupAttention`.
 
@@ -70,8 +71,8 @@ class Attention(HeadGroupAttention):
     ) -> None:
         check_positive("heads", heads)
         check_positive("group", group)
-        if group > 1 and not causal:
-            raise ValueError(f"group: expected 1 where causal=False, found {group}")
+        if group > 1 and (not causal or monitor):
+            raise ValueError(f"group: expected 1 where causal=False or monitor=True, found {group}")
         super().__init__(
             dim,
             [HeadGroup(heads, None)],
@@ -88,6 +89,8 @@ class Attention(HeadGroupAttention):
             monitor=monitor,
         )
         self.group = group
+        if group > 1:
+            self.is_causal, self.step = False, group
 
     def reach(self, layout: Layout, length: int) -> Tensor:
         """See `TokenMixer.reach`."""
@@ -105,10 +108,11 @@ class Attention(HeadGroupAttention):
         if self.group == 1:
             return super()._attend_with_state(q, k, v, layout, state)
         counts = torch.tensor(q.shape[2]) if layout.mask is None else layout.mask.sum(1)
-        if bool((counts % self.group).any()) or layout.segments is not None or state.packed:
+        several = layout.segments is not None or state.packed
+        if bool((counts % self.group).any()) or several:
             raise ValueError(
                 f"x: with a state expected one document of whole groups of {self.group} tokens, found "
-                f"{counts.tolist()} tokens a row{'' if layout.segments is None else ' in several documents'}"
+                f"{counts.tolist()} tokens a row{' in several documents' if several else ''}"
             )
         keys, values = state.append("k0", k).to(q.dtype), state.append("v0", v).to(q.dtype)
         return attend(q, keys, values, self._groups(q, layout, state))

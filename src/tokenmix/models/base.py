@@ -51,10 +51,10 @@ class MixerPreTrainedModel(SafeLoading, PreTrainedModel):
         if isinstance(module, MixerBlock) and self.config.rescale_residual:
             rescale_residual(module, self._branches_beside(module) ** -0.5)
 
-    def _branches_beside(self, block: MixerBlock) -> int:
+    def _branches_beside(self, block: nn.Module) -> int:
         """Residual branches of the stack that a block is in."""
         for stack in self.modules():
             if isinstance(stack, Stack) and any(layer is block for layer in stack.layers):
                 layers: Any = stack.layers
                 return sum(1 if layer.feed_forward is None else 2 for layer in layers)
-        return 1 if block.feed_forward is None else 2
+        return 1 if getattr(block, "feed_forward", None) is None else 2

@@ -18,7 +18,7 @@ from tokenmix.models.cached_generation import CachedGeneration
 from tokenmix.models.config import MixerConfig
 from tokenmix.models.head import MixerHead
 from tokenmix.models.inputs import input_shape, last_tokens, token_layout, token_places
-from tokenmix.models.labels import check_labels, predictable
+from tokenmix.models.labels import check_labels, counted, predictable
 from tokenmix.stack_state import StackState
 
 
@@ -76,7 +76,8 @@ class MixerForCausalLM(CachedGeneration, MixerHead, GenerationMixin):
                 document, padding, and the token after padding are not predicted.
             use_cache: return a cache; default the config's choice, but not in training or with labels.
             logits_to_keep: predict after the last n tokens only (0: all), or after the tokens at these indices.
-            kwargs: `num_items_in_batch` divides the summed loss (exact gradient accumulation).
+            kwargs: `num_items_in_batch`, Trainer's count of the labels of an update, divides the summed loss, but for those
+                labels that have no term.
 
         Raises:
             ValueError, TypeError: inputs that do not fit together; the message says which.
@@ -103,8 +104,13 @@ class MixerForCausalLM(CachedGeneration, MixerHead, GenerationMixin):
         logits = self.lm_head(last_tokens(read.x, logits_to_keep))
         loss = None
         if labels is not None:
-            labels = predictable(labels, read.layout)
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            kept_labels = predictable(labels, read.layout)
+            loss = self.loss_function(
+                logits=logits,
+                labels=kept_labels,
+                vocab_size=self.config.vocab_size,
+                **counted(kwargs, labels, kept_labels),
+            )
         kept: dict[str, Any] = {CACHE_ARGUMENT: read.cache}
         return CausalLMOutputWithPast(
             loss=loss,

@@ -68,11 +68,24 @@ def rescale_residual(block: MixerBlock, factor: float) -> None:
     if block.mixer.residual_projection is not None:
         last.append(block.mixer.get_submodule(block.mixer.residual_projection))
     for projection in last:
-        if projection is None:
-            continue
-        weight = projection.weight
-        if isinstance(weight, Tensor) and not is_loaded(weight):
-            weight.mul_(factor)
+        if projection is not None:
+            rescale_weight(projection, factor)
+
+
+@torch.no_grad()
+def rescale_weight(projection: nn.Module, factor: float) -> None:
+    """Multiply the weight of a projection, unless it was loaded.
+
+    Example:
+        >>> projection = nn.Linear(2, 2)
+        >>> before = projection.weight.detach().clone()
+        >>> rescale_weight(projection, 0.5)
+        >>> torch.equal(projection.weight, before / 2)
+        True
+    """
+    weight = projection.weight
+    if isinstance(weight, Tensor) and not is_loaded(weight):
+        weight.mul_(factor)
 
 
 def is_loaded(tensor: Tensor) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
@@ -55,7 +57,32 @@ def predictable(labels: Tensor, layout: Layout) -> Tensor:
     if layout.mask is not None:
         hidden |= ~layout.mask
         hidden[:, 1:] |= ~layout.mask[:, :-1]
-    return labels.masked_fill(hidden, -100)
+    return labels.long().masked_fill(hidden, IGNORED)
+
+
+def counted(others: dict[str, Any], given: Tensor, kept: Tensor) -> dict[str, Any]:
+    """The keywords of a loss, with `num_items_in_batch` counting the labels that have a term.
+
+    Trainer divides the summed loss of an update by the number of its labels after the first of each row. Where some
+    of them have no term (a first block, a first token of a packed document), that would make the loss too small.
+
+    Args:
+        others: keywords of a model's forward.
+        given: (B, L) labels as they came.
+        kept: (B, L) those that have a term.
+
+    Example:
+        >>> given = torch.tensor([[1, 2, 3, 4, 5]])
+        >>> kept = given.masked_fill(given < 3, IGNORED)
+        >>> counted({"num_items_in_batch": 8}, given, kept)
+        {'num_items_in_batch': tensor(6.)}
+    """
+    items = others.get("num_items_in_batch")
+    if items is None:
+        return others
+    before, after = ((labels[:, 1:] != IGNORED).sum() for labels in (given, kept))
+    share = torch.where(after > 0, after / before.clamp(min=1), 1.0)  # without a term the sum is 0
+    return others | {"num_items_in_batch": items * share}
 
 
 def at_real_tokens(labels: Tensor, layout: Layout) -> Tensor:

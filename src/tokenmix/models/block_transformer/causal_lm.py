@@ -22,7 +22,7 @@ from tokenmix.models.block_transformer.state import BlockTransformerState
 from tokenmix.models.cache import CACHE_ARGUMENT, take_cache
 from tokenmix.models.cached_generation import CachedGeneration
 from tokenmix.models.inputs import input_shape, last_tokens, refuse_misspelt, token_layout
-from tokenmix.models.labels import check_labels, predictable
+from tokenmix.models.labels import check_labels, counted, predictable
 
 
 class BlockTransformerForCausalLM(CachedGeneration, BlockTransformerPreTrainedModel, GenerationMixin):
@@ -33,9 +33,10 @@ class BlockTransformerForCausalLM(CachedGeneration, BlockTransformerPreTrainedMo
     cache holds one entry a block, and the present block.
 
     Nothing predicts the first block of a document: there the logits are 0 (every token as likely as any other) and the
-    loss has no term. `generate` lets every prompt end with a block, so the first block of a prompt may have empty
-    places, which training with `config.random_offset` makes the model know; `model.prompt_positions` are the
-    `position_ids` with which a call sees what `generate` sees.
+    loss has no term (it is NaN where no row is longer than a block). Trainer's label_smoothing_factor looks at logits
+    and knows nothing of that: leave it at 0. `generate` lets every prompt end with a block, so the first block of a
+    prompt may have empty places, which training with `config.random_offset` makes the model know;
+    `model.prompt_positions` are the `position_ids` with which a call sees what `generate` sees.
 
     Args:
         config: sizes, mixers and patterns.
@@ -82,7 +83,8 @@ class BlockTransformerForCausalLM(CachedGeneration, BlockTransformerPreTrainedMo
                 padding, and the token after padding are not predicted.
             use_cache: return a cache; default the config's choice, but not in training or with labels.
             logits_to_keep: predict after the last n tokens only (0: all), or after the tokens at these indices.
-            kwargs: `num_items_in_batch` divides the summed loss (exact gradient accumulation).
+            kwargs: `num_items_in_batch`, Trainer's count of the labels of an update, divides the summed loss, but for those
+                labels that have no term.
 
         Raises:
             ValueError, TypeError: inputs that do not fit together; the message says which.
@@ -112,8 +114,13 @@ class BlockTransformerForCausalLM(CachedGeneration, BlockTransformerPreTrainedMo
         logits = self.lm_head(last_tokens(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
-            labels = self._predicted(labels, layout)
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            kept_labels = self._predicted(labels, layout)
+            loss = self.loss_function(
+                logits=logits,
+                labels=kept_labels,
+                vocab_size=self.config.vocab_size,
+                **counted(kwargs, labels, kept_labels),
+            )
         kept: dict[str, Any] = {CACHE_ARGUMENT: getattr(outputs, CACHE_ARGUMENT)}
         return CausalLMOutputWithPast(loss=loss, logits=logits, **kept)
 
@@ -149,7 +156,7 @@ class BlockTransformerForCausalLM(CachedGeneration, BlockTransformerPreTrainedMo
     def state_bytes(self, length: int) -> int:
         """Bytes that a state keeps at most of one row of `length` tokens: whole blocks, and one that is being read."""
         config, decoder = self.config, self.model.token_decoder
-        entries = length // config.block_length * config.block_embeddings
+        entries = -(-length // config.block_length) * config.block_embeddings  # the first block may have empty places
         inside = decoder.prefix + config.block_length - 1
         numbers = sum(mixer.state_numel(entries) for mixer in self.model.block_stack.mixers)
         return (numbers + sum(mixer.state_numel(inside) for mixer in decoder.stack.mixers)) * self.dtype.itemsize

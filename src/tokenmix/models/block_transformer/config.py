@@ -9,7 +9,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from tokenmix.mixer import check_positive
+from tokenmix.mixer import check_divides, check_positive
 from tokenmix.models.config_fields import drop_code_fields, refuse_misspelt_fields
 from tokenmix.models.neox import neox_attention
 from tokenmix.models.stack import ModelStack
@@ -42,7 +42,7 @@ class BlockTransformerConfig(PreTrainedConfig):
             the block, read at tokens of its own).
         block_embeddings: embeddings a block, a divisor of `block_length`; those of a block see each other where the
             mixer is "attention" (which then gets its `group`), and else the earlier ones.
-        cls_tokens, cls_layers, cls_heads: of the "cls" embedder.
+        cls_tokens, cls_layers, cls_heads: of the "cls" embedder; its tokens are 3, or 1 where the width is no multiple.
         token_decoder: how the token decoder reads the block decoder: "prefix" (expanded to vectors before the
             block's tokens), "summation" (added to them) or "cross_attention".
         expansion: vectors that an embedding of the block decoder expands to; default 2 for "prefix", and as many as
@@ -57,6 +57,8 @@ class BlockTransformerConfig(PreTrainedConfig):
         max_position_embeddings: most tokens of a document; None for no limit.
         initializer_range: standard deviation of embeddings and linear layers outside the mixers, but for the bridge
             and the projection, which start as published; default hidden_size ** -0.5.
+        initialize_mixers: draw the parameters of mixers as their own papers do; False draws their linear layers as all
+            others, with zero biases.
         rescale_residual: start the last projection of each branch divided by the square root of the number of
             branches of its decoder.
         tie_word_embeddings: whether the output layer is the token decoder's embedding.
@@ -93,7 +95,7 @@ class BlockTransformerConfig(PreTrainedConfig):
     token_hidden_size: int | None = None
     embedder: str = "lookup"
     block_embeddings: int = 1
-    cls_tokens: int = 3
+    cls_tokens: int | None = None
     cls_layers: int = 3
     cls_heads: int = 4
     token_decoder: str = "prefix"
@@ -117,6 +119,7 @@ class BlockTransformerConfig(PreTrainedConfig):
     random_offset: bool = True
     max_position_embeddings: int | None = None
     initializer_range: float | None = None
+    initialize_mixers: bool = True
     rescale_residual: bool = True
     tie_word_embeddings: bool = False
     use_cache: bool = True
@@ -127,8 +130,16 @@ class BlockTransformerConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         drop_code_fields(kwargs)
         refuse_misspelt_fields(BlockTransformerConfig, kwargs)
-        optional = ("token_hidden_size", "expansion", "max_position_embeddings")
-        sizes = ("vocab_size", "block_length", "hidden_size", "block_embeddings", "cls_tokens", "cls_layers")
+        optional = (
+            "token_hidden_size", "intermediate_size", "token_intermediate_size", "expansion", "cls_tokens",
+            "max_position_embeddings",
+        )  # fmt: skip
+        sizes = ("vocab_size", "block_length", "hidden_size", "block_embeddings", "cls_layers")
+        if "num_hidden_layers" in kwargs:
+            raise ValueError(
+                "num_hidden_layers: expected num_block_layers and num_token_layers, found "
+                f"num_hidden_layers={kwargs['num_hidden_layers']!r}"
+            )
         for name in (*sizes, "cls_heads", "cross_heads", *optional):
             if name not in optional or getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
@@ -144,9 +155,9 @@ class BlockTransformerConfig(PreTrainedConfig):
             raise ValueError(f"initializer_range: expected a positive number, found {self.initializer_range}")
         with torch.device("meta"):
             block, token = self.build_block_stack(), self.build_token_stack()
-        for name, stack in (("block_mixers", block), ("token_mixers", token)):
+        for name, stack, unit in (("block_mixers", block, self.block_embeddings), ("token_mixers", token, 1)):
             for letter, mixer in zip(stack.letters, stack.mixers, strict=True):
-                if not mixer.is_causal:
+                if not mixer.is_causal and (mixer.step == 0 or unit % mixer.step):
                     raise ValueError(
                         f"{name}: expected causal mixers, found {letter!r}: {getattr(self, name)[letter]}, which reads "
                         "the future"
@@ -156,6 +167,8 @@ class BlockTransformerConfig(PreTrainedConfig):
 
     def _check_blocks(self) -> None:
         length, each = self.block_length, self.block_embeddings
+        if self.cls_tokens is None:
+            self.cls_tokens = 1 if self.hidden_size * each % 3 else 3
         if length % each:
             raise ValueError(f"block_embeddings: expected a divisor of block_length={length}, found {each}")
         if self.embedder == "lookup" and (self.hidden_size * each) % length:
@@ -163,11 +176,17 @@ class BlockTransformerConfig(PreTrainedConfig):
                 f"hidden_size: expected a multiple of block_length / block_embeddings = {length // each} for "
                 f"embedder='lookup', found {self.hidden_size}"
             )
-        if self.embedder == "cls" and (self.hidden_size * each) % self.cls_tokens:
-            raise ValueError(
-                f"cls_tokens: expected a divisor of hidden_size * block_embeddings = {self.hidden_size * each}, found "
-                f"{self.cls_tokens}"
-            )
+        if self.embedder == "cls":
+            check_divides("cls_tokens", self.cls_tokens, "hidden_size * block_embeddings", self.hidden_size * each)
+            width = self.hidden_size * each // self.cls_tokens
+            check_divides("cls_heads", self.cls_heads, "hidden_size * block_embeddings / cls_tokens", width)
+        if self.token_decoder == "cross_attention":
+            width = self.token_hidden_size or self.hidden_size
+            check_divides("cross_heads", self.cross_heads, "token_hidden_size", width)
+        if isinstance(self.feed_forward, dict):
+            known = set(self.block_mixers) | set(self.token_mixers)
+            if unknown := sorted(set(self.feed_forward) - known):
+                raise ValueError(f"feed_forward: expected letters of mixers {sorted(known)}, found {unknown}")
         if self.expansion is None:
             self.expansion = 2 if self.token_decoder == "prefix" else length // each
         if self.token_decoder == "summation" and self.expansion * each != length:
@@ -188,10 +207,7 @@ class BlockTransformerConfig(PreTrainedConfig):
 
     def build_block_stack(self) -> ModelStack:
         """The block decoder."""
-        mixers = self.block_mixers
-        if self.block_embeddings > 1:
-            group = {"group": self.block_embeddings}
-            mixers = {k: {**group, **v} if v.get("mixer") == "attention" else v for k, v in mixers.items()}
+        mixers = {letter: self._in_blocks(mixer) for letter, mixer in self.block_mixers.items()}
         return self._build_stack("block", mixers, self.hidden_size, self.intermediate_size)
 
     def build_token_stack(self) -> ModelStack:
@@ -199,14 +215,26 @@ class BlockTransformerConfig(PreTrainedConfig):
         width = self.token_hidden_size or self.hidden_size
         return self._build_stack("token", self.token_mixers, width, self.token_intermediate_size)
 
+    def _in_blocks(self, mixer: Any) -> Any:
+        """The description of a mixer of the block decoder; in attention, the embeddings of a block see each other."""
+        described = {"mixer": mixer} if isinstance(mixer, str) else mixer
+        if self.block_embeddings == 1 or described.get("mixer") != "attention" or not described.get("causal", True):
+            return mixer
+        return {"group": self.block_embeddings, **described}
+
     def _build_stack(self, which: str, mixers: dict[str, Any], width: int, hidden: int | None) -> ModelStack:
+        layers, feed_forward = getattr(self, f"num_{which}_layers"), self.feed_forward
+        if layers is not None:
+            check_positive(f"num_{which}_layers", layers)
+        if isinstance(feed_forward, dict):
+            feed_forward = {letter: kind for letter, kind in feed_forward.items() if letter in mixers}
         try:
             return ModelStack(
                 width,
                 mixers,
                 getattr(self, f"{which}_pattern"),
-                layers=getattr(self, f"num_{which}_layers"),
-                feed_forward=self.feed_forward,
+                layers=layers,
+                feed_forward=feed_forward,
                 feed_forward_dim=hidden,
                 feed_forward_bias=self.feed_forward_bias,
                 parallel_residual=self.parallel_residual,
@@ -216,7 +244,8 @@ class BlockTransformerConfig(PreTrainedConfig):
                 mixer_dropout=self.mixer_dropout,
             )
         except (ValueError, TypeError) as error:
-            raise type(error)(f"{which}_{error}" if str(error).startswith(("pattern", "mixers")) else error) from error
+            plain = str(error).startswith(("pattern", "mixers"))
+            raise type(error)(f"{which}_{error}" if plain else f"{which}_mixers: {error}") from error
 
     @classmethod
     def paper(cls, size: str, **options: Any) -> BlockTransformerConfig:
@@ -252,6 +281,7 @@ class BlockTransformerConfig(PreTrainedConfig):
                 "norm": "layernorm",
                 "random_offset": size in ("5M", "19M", "85M"),
                 "initializer_range": 0.02,
+                "initialize_mixers": False,
                 "rescale_residual": False,
                 "max_position_embeddings": 2048,
                 "bos_token_id": 0,

@@ -85,9 +85,10 @@ class ClsEmbedder(nn.Module):
     def __init__(self, config: BlockTransformerConfig) -> None:
         super().__init__()
         self.each = config.block_embeddings
-        width = config.hidden_size * self.each // config.cls_tokens
+        self.cls_tokens = config.cls_tokens or 1  # the configuration has chosen one
+        width = config.hidden_size * self.each // self.cls_tokens
         self.embed_tokens = nn.Embedding(config.vocab_size, width)
-        self.embed_places = nn.Embedding(config.cls_tokens + config.block_length, width)
+        self.embed_places = nn.Embedding(self.cls_tokens + config.block_length, width)
         mixer = {"mixer": "attention", "heads": config.cls_heads, "causal": False, "bias": True}
         self.encoder = Stack(
             width,
@@ -99,7 +100,6 @@ class ClsEmbedder(nn.Module):
             norm="layernorm",
             dropout=config.dropout,
         )
-        self.cls_tokens = config.cls_tokens
 
     def forward(self, blocks: Blocks, slots: None = None) -> Tensor:
         """See `LookupEmbedder.forward`; empty places are not read."""

@@ -109,6 +109,8 @@ class BlockTransformerModel(BlockTransformerPreTrainedModel):
         rows, length = input_shape(input_ids, None, self.config.hidden_size)
         tokens: Any = input_ids
         check_tokens("input_ids", tokens, self.config.vocab_size)
+        if not rows * length:
+            raise ValueError(f"input_ids: expected at least one row and one token, found {(rows, length)}")
         if layout is None:
             columns = None if cache is None else int(cache.get_seq_length())
             layout = token_layout((rows, length), attention_mask, position_ids, segment_ids, columns)
@@ -125,6 +127,7 @@ class BlockTransformerModel(BlockTransformerPreTrainedModel):
             memory = mixer_layer(cache, 0)
             fresh = memory.state is None
             state: Any = memory.prepare(self, rows, self.token_decoder.bridge.weight)  # type: ignore[arg-type]
+            self._check_state(state, rows)
             if fresh and isinstance(cache, MixerCache):
                 state.reserve(cache.reserve)
             x = self.read(tokens, state, layout, last_only=last_only)
@@ -138,7 +141,21 @@ class BlockTransformerModel(BlockTransformerPreTrainedModel):
         """An empty memory for `batch_size` rows, for `read`."""
         device = self.device if device is None else device
         memory = self.block_stack.init_state(batch_size, device=device, dtype=dtype)
-        return BlockTransformerState(memory, self.config.block_length, self.config.block_embeddings)
+        return BlockTransformerState(memory, self.config.block_length, self.config.block_embeddings, self._owner)
+
+    @property
+    def _owner(self) -> tuple[object, ...]:
+        """What a state must fit: blocks, and how the token decoder reads them."""
+        config, decoder = self.config, self.token_decoder
+        return (config.block_length, config.block_embeddings, decoder.kind, decoder.vectors, decoder.width)
+
+    def _check_state(self, state: Any, rows: int) -> None:
+        if not isinstance(state, BlockTransformerState):
+            raise TypeError(f"state: expected that of a Block Transformer, found {type(state).__name__}")
+        if state.owner != self._owner:
+            raise ValueError(f"state: expected one of this model, {self._owner}, found {state.owner}")
+        if state.batch_size != rows:
+            raise ValueError(f"state: expected one for {rows} rows, found {state.batch_size}")
 
     def read(
         self, input_ids: Tensor, state: BlockTransformerState, layout: Layout | None = None, *, last_only: bool = False
@@ -159,6 +176,9 @@ class BlockTransformerModel(BlockTransformerPreTrainedModel):
                 first call, packed rows, or more tokens than `max_position_embeddings`.
         """
         layout = Layout() if layout is None else layout
+        self._check_state(state, input_ids.shape[0])
+        if not input_ids.numel():
+            raise ValueError(f"input_ids: expected at least one row and one token, found {tuple(input_ids.shape)}")
         if layout.segments is not None:
             raise ValueError("segment_ids: expected one document a row with a cache, found packed rows")
         if state.length and layout.mask is not None:

@@ -30,11 +30,12 @@ def read_first(
     groups = group_tokens(layout, rows, length, decoder.block_length)
     grid, filled = groups.spread(ids), groups.filled()
     used = groups.layout.counts()
-    whole = torch.full((rows,), groups.count - 1, device=ids.device) if used is None else used - 1  # (B,) whole blocks
+    whole = torch.full((rows,), groups.count - 1, device=ids.device) if used is None else (used - 1).clamp(min=0)
     state.count(length if layout.mask is None else layout.mask.sum(1))
     places = _next_places(groups, whole).tolist()
-    place = places[0]
-    if place < 0 or len(set(places)) > 1:  # rows that this state cannot continue
+    standing = {place for place in places if place >= 0} or {0}  # a row without tokens stands where the others do
+    place = standing.pop()
+    if standing:  # rows that this state cannot continue
         state.places = places
         x = read_whole(blocks, ids, layout)
         return x[:, -1:] if last_only else x
@@ -123,7 +124,7 @@ def _pick(values: Tensor, index: Tensor) -> Tensor:
 
 
 def _next_places(groups: TokenGroups, whole: Tensor) -> Tensor:
-    """(B,) the place of each row's next token in its block; -1 for a row that has none yet, and may begin anywhere."""
+    """(B,) the place of each row's next token in its block; -1 for a row without tokens."""
     if groups.places is None:
         return torch.full_like(whole, groups.length % groups.size)
     last = groups.places.masked_fill(groups.places == groups.count * groups.size, -1).amax(1)

@@ -21,6 +21,7 @@ class BlockTransformerState:
     Args:
         block: states of the block decoder's layers, empty.
         block_length, block_embeddings: tokens and entries a block.
+        owner: what a model must have in common with the one that made it.
 
     Attributes:
         block: states of the block decoder's layers.
@@ -43,9 +44,11 @@ class BlockTransformerState:
         (2, 2)
     """
 
-    def __init__(self, block: StackState, block_length: int, block_embeddings: int = 1) -> None:
+    def __init__(
+        self, block: StackState, block_length: int, block_embeddings: int = 1, owner: tuple[object, ...] = ()
+    ) -> None:
         batch_size, device = block.batch_size, block.seen.device
-        self.block = block
+        self.block, self.owner = block, owner
         self.block_length, self.block_embeddings = block_length, block_embeddings
         self.token: StackState | None = None
         self.known: Tensor | None = None
@@ -68,8 +71,8 @@ class BlockTransformerState:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What cannot be taken back token by token: the present block."""
-        return {} if self.known is None else {"known": self.known}
+        """What cannot be taken back token by token; never empty, so that caches know that they cannot crop."""
+        return {"seen": self.seen}
 
     @property
     def nbytes(self) -> int:
@@ -77,7 +80,13 @@ class BlockTransformerState:
         return self.block.nbytes + (0 if self.token is None else self.token.nbytes)
 
     def reserve(self, length: int) -> None:
-        """Make place for the blocks of so many tokens when they are next allocated."""
+        """Make place for the blocks of so many tokens when they are next allocated.
+
+        Raises:
+            ValueError: a length that is not an integer of at least 0.
+        """
+        if isinstance(length, bool) or not isinstance(length, int) or length < 0:
+            raise ValueError(f"length: expected an integer of at least 0, found {length!r}")
         self.block.reserve((length // self.block_length + 2) * self.block_embeddings)
 
     def count(self, read: int | Tensor) -> None:

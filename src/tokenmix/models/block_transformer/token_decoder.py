@@ -45,10 +45,9 @@ class TokenDecoder(nn.Module):
         self.stack = config.build_token_stack()
         self.prefix = self.vectors if self.kind == "prefix" else 1  # inputs before the first token
         self.start = None if self.kind == "prefix" else nn.Parameter(torch.zeros(width))
-        if self.kind == "cross_attention":
-            layers = len(self.stack.layers)
-            self.norms = nn.ModuleList(NORMS[config.norm](width, eps=config.norm_eps) for _ in range(layers))
-            self.crosses = nn.ModuleList(CrossAttention(width, heads=config.cross_heads) for _ in range(layers))
+        crossed = range(len(self.stack.layers) if self.kind == "cross_attention" else 0)
+        self.norms = nn.ModuleList(NORMS[config.norm](width, eps=config.norm_eps) for _ in crossed)
+        self.crosses = nn.ModuleList(CrossAttention(width, heads=config.cross_heads) for _ in crossed)
 
     def forward(self, blocks: Blocks, slots: Tensor) -> Tensor:
         """Features that predict the token at each place.

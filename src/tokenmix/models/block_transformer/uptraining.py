@@ -90,22 +90,18 @@ def from_vanilla(
 
 
 _SHARED = (
-    "vocab_size", "hidden_size", "intermediate_size", "feed_forward_bias", "parallel_residual", "norm", "norm_eps",
-    "dropout", "mixer_dropout", "initializer_range", "tie_word_embeddings", "pad_token_id", "bos_token_id",
+    "vocab_size", "hidden_size", "feed_forward", "intermediate_size", "feed_forward_bias", "parallel_residual", "norm",
+    "norm_eps", "dropout", "mixer_dropout", "initializer_range", "tie_word_embeddings", "pad_token_id", "bos_token_id",
     "eos_token_id",
 )  # fmt: skip
 
 
 def _describe(vanilla: MixerForCausalLM, layers: range, which: str) -> dict[str, Any]:
-    letters = "".join(vanilla.stack.letters[i] for i in layers)
-    mixers, feed_forward = vanilla.config.mixers, vanilla.config.feed_forward
-    if isinstance(feed_forward, dict) and len({feed_forward.get(letter, "swiglu") for letter in mixers}) > 1:
-        raise ValueError(f"model: expected one feed-forward for all mixers, found {feed_forward}")
+    letters, mixers = "".join(vanilla.stack.letters[i] for i in layers), vanilla.config.mixers
     return {
         f"{which}_mixers": {letter: dict(mixers[letter]) for letter in mixers if letter in letters},
         f"{which}_pattern": letters,
         f"num_{which}_layers": len(letters),
-        "feed_forward": next(iter(feed_forward.values())) if isinstance(feed_forward, dict) else feed_forward,
     }
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from tokenmix.blocks import MixerBlock
 from tokenmix.models.base import MixerPreTrainedModel
 from tokenmix.models.fit.config import FITConfig
 from tokenmix.models.fit.exchange import NormedCrossAttention
@@ -30,7 +29,7 @@ class FITPreTrainedModel(MixerPreTrainedModel):
             if not is_loaded(weight):
                 weight.mul_(self._branches(latent=self._is_latent(module)) ** -0.5)
 
-    def _branches_beside(self, block: MixerBlock) -> int:
+    def _branches_beside(self, block: nn.Module) -> int:
         """Residual branches that are added to what a block adds to: tokens, or latents."""
         return self._branches(latent=self._is_latent(block))
 

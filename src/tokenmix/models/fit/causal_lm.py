@@ -19,7 +19,7 @@ from tokenmix.models.fit.config import FITConfig
 from tokenmix.models.fit.model import FITModel
 from tokenmix.models.fit.state import FITState
 from tokenmix.models.inputs import last_tokens, refuse_misspelt, token_layout
-from tokenmix.models.labels import check_labels, predictable
+from tokenmix.models.labels import check_labels, counted, predictable
 
 
 class FITForCausalLM(CachedGeneration, FITPreTrainedModel, GenerationMixin):
@@ -88,7 +88,8 @@ class FITForCausalLM(CachedGeneration, FITPreTrainedModel, GenerationMixin):
                 padding, and the token after padding are not predicted.
             use_cache: return a cache; default the config's choice, but not in training, with labels or packed rows.
             logits_to_keep: predict after the last n tokens only (0: all), or after the tokens at these indices.
-            kwargs: `num_items_in_batch` divides the summed loss (exact gradient accumulation).
+            kwargs: `num_items_in_batch`, Trainer's count of the labels of an update, divides the summed loss, but for those
+                labels that have no term.
 
         Raises:
             ValueError, TypeError: inputs that do not fit together; the message says which.
@@ -115,8 +116,13 @@ class FITForCausalLM(CachedGeneration, FITPreTrainedModel, GenerationMixin):
         logits = self.lm_head(last_tokens(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
-            labels = predictable(labels, layout)
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            kept_labels = predictable(labels, layout)
+            loss = self.loss_function(
+                logits=logits,
+                labels=kept_labels,
+                vocab_size=self.config.vocab_size,
+                **counted(kwargs, labels, kept_labels),
+            )
         kept: dict[str, Any] = {CACHE_ARGUMENT: getattr(outputs, CACHE_ARGUMENT)}
         return CausalLMOutputWithPast(loss=loss, logits=logits, **kept)
 

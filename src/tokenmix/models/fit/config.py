@@ -177,7 +177,8 @@ class FITConfig(PreTrainedConfig):
             mixer = build_mixer(described, dim)
         except (ValueError, TypeError) as error:
             raise type(error)(f"{name}: {error}") from error
-        if mixer.is_causal != self.causal:
+        in_groups = self.causal and mixer.step > 1
+        if mixer.is_causal != self.causal and not in_groups:
             wanted = "a causal mixer" if self.causal else "a mixer that reads both ways"
             found = "reads only the past" if mixer.is_causal else "reads the future"
             raise ValueError(f"{name}: expected {wanted} with causal={self.causal}, found {described}, which {found}")
@@ -185,8 +186,7 @@ class FITConfig(PreTrainedConfig):
             raise ValueError(
                 f"{name}: expected a mixer of sequences, found {described}, which needs {', '.join(mixer.needs)}"
             )
-        own = getattr(mixer, "group", 1)
-        if group % own:
+        if in_groups and group % mixer.step:
             wanted = "1" if group == 1 else f"a divisor of latents={group}"
-            raise ValueError(f"{name}: expected group to be {wanted}, or it reads the future, found {own}")
+            raise ValueError(f"{name}: expected group to be {wanted}, or it reads the future, found {mixer.step}")
         return mixer

@@ -58,7 +58,7 @@ def block_run(model: BlockTransformerForCausalLM, length: int, rows: int, steps:
     state.reserve(length + ROOM)
     with torch.inference_mode():
         model.read_last(ids[:, :-1], Layout(), state)
-        state.reorder(torch.zeros(rows, dtype=torch.int64))
+    state.reorder(torch.zeros(rows, dtype=torch.int64))  # now no tensor of inference mode, which would be copied
     last = ids[:, -1:].expand(rows, -1)
     return lambda: generate(model, last, max_new_tokens=steps, state=forked(state), pack_weights=pack)
 

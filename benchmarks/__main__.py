@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks.catalogue import ROWS, at_lengths, select
 from benchmarks.measure import CLOCKS, Setting, alternate, paired, peak_of
-from benchmarks.report import SCHEMA, console_table, machine, plot, verdict
+from benchmarks.report import SCHEMA, console_table, machine, merged, plot, verdict
 from benchmarks.rows import Row
 
 PACKAGES = {"local_attention": "local-attention"}
@@ -78,6 +78,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/benchmarks"), help="folder of results.json and curves.png"
     )
+    parser.add_argument("--into", type=Path, help="put the rows in the place of those of this results.json, too")
     parser.add_argument("--gate", action="store_true", help="fail if a row misses 70 %% of its target")
     parser.add_argument("--list", action="store_true", help="print the rows and stop")
     options = parser.parse_args(arguments)
@@ -115,6 +116,11 @@ def main(arguments: list[str] | None = None) -> int:
         plot(report, options.out / "curves.png")
     Console(width=170).print(console_table(report))
     print(f"written: {options.out / 'results.json'}")
+    if options.into is not None:
+        order = [(row.name, row.peer, row.length) for row in ROWS]
+        into = merged(json.loads(options.into.read_text()), report, order)
+        options.into.write_text(json.dumps(into, indent=1) + "\n")
+        print(f"written: {options.into}")
     failed = any("failed" in result for result in report["results"])
     short = [r for r in report["results"] if r["target"] and "ratio" in r and r["ratio"] < 0.7 * r["target"]]
     return 1 if failed or (options.gate and short) else 0

@@ -143,7 +143,56 @@ def remarks(report: dict[str, Any]) -> list[str]:
             said.append(f"{where}: {result['GFLOP/s']:.0f} GFLOP/s, {share:.0f} % of the rate of matrix products.")
         if result["memory"] and result.get("curve"):
             said.append(f"{where}: {amount(result, 'ours')}, which grows as L to the power of {growth(result):.2f}.")
+    if any(result["name"].startswith("block/") for result in report["results"]):
+        said.append(HEADLINE)
+        said += [trained(pair) for pair in report.get("trained pairs", [])]
     return said
+
+
+HEADLINE = (
+    "Block Transformer: the rows have equal parameters, and where a memory is named each model has as many sequences "
+    "as it holds. The paper's headline of 10 to 20 times the throughput compares models of equal perplexity, of which "
+    "the block model has about three times the parameters, each at its own best batch. Of models trained here on equal "
+    "text (`recipes/language_modeling/configs/block_small.yaml`, `python -m benchmarks.trained_pair`):"
+)
+
+
+def trained(pair: dict[str, Any]) -> str:
+    """A sentence on two trained models."""
+    sides = [
+        f"{side['name']} ({side['parameters'] / 1e6:.2f} M parameters, {side['bits_per_byte']:.3f} bits/byte, "
+        f"{side['cache'] / 2**20:.2f} MiB a sequence) {side['tokens_per_second']:,.0f} tokens/s"
+        for side in (pair["ours"], pair["theirs"])
+    ]
+    where = f"{pair['mib']} MiB of cache after {pair['context']} tokens"
+    return f"{sides[0]}, {sides[1]}: {pair['ratio']:.1f} x, with {where}."
+
+
+def merged(old: dict[str, Any], new: dict[str, Any], rows: list[tuple[str, str, int]]) -> dict[str, Any]:
+    """A report with some of its rows measured anew, on the same machine under the same settings.
+
+    Args:
+        old, new: the reports.
+        rows: name, peer and length of what it may hold, in order.
+
+    Raises:
+        ValueError: another machine, or other settings or versions.
+
+    Example:
+        >>> machine = {"threads": 1, "commit": "a", "GEMM GFLOP/s": 80.0}
+        >>> old = {"machine": machine, "results": [{"name": "x", "peer": "p", "length": 1, "ratio": 2.0}]}
+        >>> new = {"machine": machine | {"commit": "b"}, "results": [old["results"][0] | {"ratio": 3.0}]}
+        >>> merged(old, new, [("x", "p", 1)])["results"]
+        [{'name': 'x', 'peer': 'p', 'length': 1, 'ratio': 3.0, 'commit': 'b'}]
+    """
+    changing = ("commit", "GEMM GFLOP/s")
+    before, after = ({k: v for k, v in report["machine"].items() if k not in changing} for report in (old, new))
+    if before != after:
+        raise ValueError(f"into: expected a report of the same machine and settings, {after}, found {before}")
+    found = {(row["name"], row["peer"], row["length"]): row for row in old["results"]}
+    for row in new["results"]:
+        found[row["name"], row["peer"], row["length"]] = row | {"commit": new["machine"]["commit"]}
+    return old | {"results": [found[key] for key in rows if key in found]}
 
 
 def growth(result: dict[str, Any]) -> float:

@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mib", type=int, default=64, help="memory for the cache (default 64)")
     parser.add_argument("--steps", type=int, default=32, help="new tokens of each row (default 32)")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--into", type=Path, help="say it in this results.json, too")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     Setting(options.threads).apply()
@@ -57,19 +58,45 @@ def main(arguments: list[str] | None = None) -> int:
     times = alternate(Pair(ours, theirs), options.rounds, time.process_time)
     work = own / other
     ratio = paired([seconds / work for seconds in times[0]], times[1])
-    table = Table(
-        title=f"{options.mib} MiB of cache, {options.context} tokens read before, {options.threads} thread(s)"
-    )
-    for heading in ("model", "parameters", "bits/byte", "cache a row (MiB)", "rows", "tokens/s"):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
-    for (folder, model, rows, _), seconds in zip(found, (ratio.ours * work, ratio.theirs), strict=True):
-        bits = json.loads((folder / "metrics.json").read_text())["metrics"]["bits_per_byte"]
-        size = model.state_bytes(options.context) / MIB
-        numbers = (f"{model.num_parameters():,}", f"{bits:.3f}", f"{size:.3f}", f"{rows}")
-        table.add_row(folder.name, *numbers, f"{rows * options.steps / seconds:,.0f}")
+    sides = [
+        describe(folder, model, options.context, rows, rows * options.steps / seconds)
+        for (folder, model, rows, _), seconds in zip(found, (ratio.ours * work, ratio.theirs), strict=True)
+    ]
+    title = f"{options.mib} MiB of cache, {options.context} tokens read before, {options.threads} thread(s)"
+    table = Table("model", title=title)
+    for heading in ("parameters", "bits/byte", "cache a row (MiB)", "rows", "tokens/s"):
+        table.add_column(heading, justify="right")
+    for side in sides:
+        sizes = (
+            f"{side['parameters']:,}",
+            f"{side['bits_per_byte']:.3f}",
+            f"{side['cache'] / MIB:.3f}",
+            f"{side['rows']}",
+        )
+        table.add_row(side["name"], *sizes, f"{side['tokens_per_second']:,.0f}")
     Console(width=100).print(table)
     print(f"{ratio.median:.2f} x ({ratio.low:.2f} to {ratio.high:.2f})")
+    if options.into is not None:
+        report = json.loads(options.into.read_text())
+        pair = {"mib": options.mib, "context": options.context, "ratio": ratio.median}
+        pair |= {"low": ratio.low, "high": ratio.high, "ours": sides[0], "theirs": sides[1]}
+        names = (sides[0]["name"], sides[1]["name"])
+        kept = [p for p in report.get("trained pairs", []) if (p["ours"]["name"], p["theirs"]["name"]) != names]
+        options.into.write_text(json.dumps(report | {"trained pairs": [*kept, pair]}, indent=1) + "\n")
+        print(f"written: {options.into}")
     return 0
+
+
+def describe(folder: Path, model: Any, context: int, rows: int, speed: float) -> dict[str, Any]:
+    """What the report says of one model."""
+    return {
+        "name": folder.name,
+        "parameters": model.num_parameters(),
+        "bits_per_byte": json.loads((folder / "metrics.json").read_text())["metrics"]["bits_per_byte"],
+        "cache": model.state_bytes(context),
+        "rows": rows,
+        "tokens_per_second": speed,
+    }
 
 
 if __name__ == "__main__":

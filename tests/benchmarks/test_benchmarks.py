@@ -15,7 +15,8 @@ from benchmarks.measure import alternate, paired, peak_bytes
 from benchmarks.rows import Pair, Row
 
 from benchmarks import __main__ as command
-from benchmarks import attention, catalogue, decoding, modules, readme, report, scan, ssd
+from benchmarks import attention, block_decoding, catalogue, decoding, modules, readme, report, scan, ssd, trained_pair
+from tokenmix.models import BlockTransformerConfig, BlockTransformerForCausalLM, MixerConfig, MixerForCausalLM
 
 ROOT = Path(__file__).parents[2]
 needs_peers = pytest.mark.skipif(
@@ -86,6 +87,68 @@ def test_readme_holds_what_was_measured():
 def test_readme_without_marks():
     with pytest.raises(ValueError, match="README: expected the marks"):
         readme.with_table("no marks", "table")
+
+
+def test_rows_measured_anew_take_the_place_of_the_old():
+    measured = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+    order = [(row.name, row.peer, row.length) for row in catalogue.ROWS]
+    again = {**measured, "results": [measured["results"][3] | {"ratio": 1.5}]}
+    merged = report.merged(measured, again, order)
+    assert [r["name"] for r in merged["results"]] == [r["name"] for r in measured["results"]]
+    assert merged["results"][3]["ratio"] == 1.5
+    other = {**again, "machine": measured["machine"] | {"threads": 2}}
+    with pytest.raises(ValueError, match="into: expected a report of the same machine and settings"):
+        report.merged(measured, other, order)
+
+
+def test_block_contenders_give_the_tokens_of_a_full_forward(monkeypatch):
+    """As many new tokens a row as asked, again and again from one state; a state that is not forked is noticed."""
+    pair = block_decoding.batch_pair(16, rows=3, peer=block_decoding.OURS, steps=6)
+    assert pair.errors() == {"ours tokens that differ": 0.0}
+    assert torch.equal(pair.ours(), pair.ours())
+    assert pair.ours().shape == pair.theirs().shape == (3, 7)
+    prompt = block_decoding.prompt_pair(16, block_decoding.PEER)
+    assert prompt.errors() == {"ours tokens that differ": 0.0}
+    assert prompt.ours().shape == prompt.theirs().shape == (1, 17)
+    whole = block_decoding.whole_pair(8, 2, new=6, peer=block_decoding.OURS)
+    assert whole.errors() == {"ours tokens that differ": 0.0}
+    assert whole.work == len(whole.ours()) / len(whole.theirs()) > 4
+    monkeypatch.setattr(block_decoding, "forked", lambda state: state)
+    pair.ours()
+    assert pair.errors()["ours tokens that differ"] > 0.3
+
+
+def test_budgets_hold_as_many_rows_as_they_say():
+    block, (vanilla, _) = block_decoding.block_model(), decoding.models()
+    for model, rows in ((block, 62), (vanilla, 8)):
+        assert block_decoding.rows_within(model, 1024, 256 * 2**20) == rows
+        assert rows * model.state_bytes(1024) <= 256 * 2**20 < (rows + 1) * model.state_bytes(1024)
+
+
+def test_trained_pair(tmp_path, capsys):
+    """Two folders of the recipe: sizes, speeds, and what the report says of them."""
+    block = {
+        "block_mixers": {"a": {"mixer": "attention", "heads": 2}},
+        "token_mixers": {"a": {"mixer": "attention", "heads": 2}},
+    }
+    models = {
+        "block": BlockTransformerForCausalLM(BlockTransformerConfig(hidden_size=16, **block)),
+        "vanilla": MixerForCausalLM(MixerConfig(hidden_size=16, mixers=block["block_mixers"])),
+    }
+    for name, model in models.items():
+        model.save_pretrained(tmp_path / name / "model")
+        (tmp_path / name / "metrics.json").write_text('{"metrics": {"bits_per_byte": 2.5}}')
+    (tmp_path / "results.json").write_text('{"results": []}')
+    folders = [str(tmp_path / "vanilla"), str(tmp_path / "block")]
+    sizes = ["--context", "16", "--mib", "1", "--steps", "4", "--rounds", "1"]
+    for _ in range(2):
+        assert trained_pair.main([*folders, *sizes, "--into", str(tmp_path / "results.json")]) == 0
+    assert "2.500" in capsys.readouterr().out
+    (pair,) = json.loads((tmp_path / "results.json").read_text())["trained pairs"]
+    assert pair["ours"]["rows"] == 2**20 // models["block"].state_bytes(16)
+    assert "block (0.0" in report.trained(pair)
+    with pytest.raises(ValueError, match="mib: expected room for a row of 100000 tokens"):
+        trained_pair.main([*folders, "--context", "100000", "--mib", "1"])
 
 
 def test_names_and_lengths_of_rows_are_distinct():

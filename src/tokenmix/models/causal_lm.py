@@ -76,8 +76,8 @@ class MixerForCausalLM(CachedGeneration, MixerHead, GenerationMixin):
                 document, padding, and the token after padding are not predicted.
             use_cache: return a cache; default the config's choice, but not in training or with labels.
             logits_to_keep: predict after the last n tokens only (0: all), or after the tokens at these indices.
-            kwargs: `num_items_in_batch`, Trainer's count of the labels of an update, divides the summed loss, but for those
-                labels that have no term.
+            kwargs: `num_items_in_batch`, Trainer's count of the labels of an update, divides the summed loss, without
+                those labels that have no term.
 
         Raises:
             ValueError, TypeError: inputs that do not fit together; the message says which.

@@ -116,7 +116,7 @@ def llama_run(model: torch.nn.Module, length: int, rows: int, steps: int) -> Run
 # ---------------------------------------------------------------------- pairs
 
 
-def budget_pair(length: int, mib: int, peer: str, pack: bool = True, steps: int = 32) -> Pair:
+def budget_pair(length: int, mib: int, peer: str, pack: bool = True, steps: int = 128) -> Pair:
     """New tokens a second, each with as many rows as the budget holds: on this machine each one's best batch."""
     block, (vanilla, llama) = block_model(), models()
     own, theirs = (rows_within(model, length, mib * MIB) for model in (block, vanilla))

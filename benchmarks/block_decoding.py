@@ -145,7 +145,9 @@ def _pair(
         other = llama_run(llama, length, theirs, steps)
     else:
         other = vanilla_run(vanilla, length, theirs, steps, pack)
-    errors = partial(differing, block, prompt(length + 1), mine)
+    peer_model = llama if peer == PEER else vanilla
+    # transformers gives the whole rows
+    errors = partial(both_differ, prompt(length + 1), block, mine, peer_model, lambda: other()[:, -steps - 1 :])
     return Pair(mine, other, errors, limit=0.05, notes=_sizes(block, vanilla, length, own, theirs), work=own / theirs)
 
 
@@ -169,7 +171,9 @@ def whole_pair(length: int, mib: int, new: int, peer: str) -> Pair:
         with torch.inference_mode():
             return llama.generate(ids[:theirs], max_new_tokens=new, do_sample=False)
 
-    errors = partial(differing, block, ids[:1], lambda: mine()[:, length - 1 : length + 24])
+    part = slice(length - 1, length + 24)
+    peer_model = vanilla if peer == OURS else llama
+    errors = partial(both_differ, ids[:1], block, lambda: mine()[:, part], peer_model, lambda: other()[:, part])
     notes = _sizes(block, vanilla, length + new, own, theirs)
     return Pair(mine, other, errors, limit=0.05, notes=notes, work=own / theirs)
 
@@ -188,10 +192,20 @@ def prompt_pair(length: int, peer: str) -> Pair:
         with torch.inference_mode():
             return llama.generate(ids, max_new_tokens=1, do_sample=False)
 
-    return Pair(mine, theirs, partial(differing, block, ids, lambda: mine()[:, -2:]), limit=0.0)
+    peer_model = vanilla if peer == OURS else llama
+    errors = partial(both_differ, ids, block, lambda: mine()[:, -2:], peer_model, lambda: theirs()[:, -2:])
+    return Pair(mine, theirs, errors, limit=0.0)
 
 
-def differing(model: BlockTransformerForCausalLM, ids: Tensor, run: Callable[[], Tensor]) -> dict[str, float]:
+def both_differ(
+    ids: Tensor, block: torch.nn.Module, mine: Callable[[], Tensor], peer: torch.nn.Module, theirs: Callable[[], Tensor]
+) -> dict[str, float]:
+    """`differing` of either contender."""
+    sides = {"ours": (block, mine), "theirs": (peer, theirs)}
+    return {f"{who} tokens that differ": differing(model, ids, run) for who, (model, run) in sides.items()}
+
+
+def differing(model: torch.nn.Module, ids: Tensor, run: Callable[[], Tensor]) -> float:
     """The share of the first row's tokens that are not the likeliest of a full forward without a cache.
 
     Packed weights round otherwise, so one in twenty may be another where two tokens are all but equally likely.
@@ -204,7 +218,7 @@ def differing(model: BlockTransformerForCausalLM, ids: Tensor, run: Callable[[],
     found = run()[:1, 1:]
     with torch.inference_mode():
         scores = model(torch.cat([ids, found], dim=1), use_cache=False).logits
-    return {"ours tokens that differ": float((scores[:, ids.shape[1] - 1 : -1].argmax(-1) != found).float().mean())}
+    return float((scores[:, ids.shape[1] - 1 : -1].argmax(-1) != found).float().mean())
 
 
 def _budget(mib: int, length: int, peer: str, target: float | None = None, stretch: float | None = None) -> Row:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,15 +52,20 @@ def rows_within(model: BlockTransformerForCausalLM | MixerForCausalLM, length: i
 # ---------------------------------------------------------------------- contenders
 
 
-def block_run(model: BlockTransformerForCausalLM, length: int, rows: int, steps: int, pack: bool) -> Run:
-    """`steps` new tokens of each row after `length` that were read before and are not timed."""
+def after_prompt(model: Any, length: int, rows: int) -> tuple[Tensor, Any]:
+    """The (rows, 1) token after `length` of a prompt, and the state in which these were read."""
     ids = prompt(length + 1, model.config.vocab_size)
     state = model.init_state(1)
     state.reserve(length + ROOM)
     with torch.inference_mode():
         model.read_last(ids[:, :-1], Layout(), state)
     state.reorder(torch.zeros(rows, dtype=torch.int64))  # now no tensor of inference mode, which would be copied
-    last = ids[:, -1:].expand(rows, -1)
+    return ids[:, -1:].expand(rows, -1), state
+
+
+def block_run(model: BlockTransformerForCausalLM, length: int, rows: int, steps: int, pack: bool) -> Run:
+    """`steps` new tokens of each row after `length` that were read before and are not timed."""
+    last, state = after_prompt(model, length, rows)
     return lambda: generate(model, last, max_new_tokens=steps, state=forked(state), pack_weights=pack)
 
 
@@ -80,13 +86,7 @@ def _forked(stack: StackState) -> StackState:
 
 def vanilla_run(model: MixerForCausalLM, length: int, rows: int, steps: int, pack: bool) -> Run:
     """As `block_run`."""
-    ids = prompt(length + 1, model.config.vocab_size)
-    state = model.init_state(1)
-    state.reserve(length + ROOM)
-    with torch.inference_mode():
-        model.read_last(ids[:, :-1], Layout(), state)
-    state.reorder(torch.zeros(rows, dtype=torch.int64))
-    last = ids[:, -1:].expand(rows, -1)
+    last, state = after_prompt(model, length, rows)
 
     def run() -> Tensor:
         state.crop(length)

@@ -72,6 +72,10 @@ class StackState:
         for state in self.states:
             state.detach()
 
+    def clone(self) -> StackState:
+        """See `MixerState.clone`."""
+        return StackState([state.clone() for state in self.states])
+
     def _change(self, change: Callable[[MixerState], None]) -> None:
         """Change every state; those that counted as one still do."""
         before = [state.counters for state in self.states]

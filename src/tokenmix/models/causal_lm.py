@@ -18,7 +18,7 @@ from tokenmix.models.cached_generation import CachedGeneration
 from tokenmix.models.config import MixerConfig
 from tokenmix.models.head import MixerHead
 from tokenmix.models.inputs import input_shape, last_tokens, token_layout, token_places
-from tokenmix.models.labels import check_labels, counted, predictable
+from tokenmix.models.labels import check_next_labels, next_token_loss, predictable
 from tokenmix.stack_state import StackState
 
 
@@ -83,10 +83,8 @@ class MixerForCausalLM(CachedGeneration, MixerHead, GenerationMixin):
             ValueError, TypeError: inputs that do not fit together; the message says which.
         """
         if labels is not None:
-            if not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
-                raise ValueError(f"logits_to_keep: expected 0 where labels are given, found {logits_to_keep}")
             shape = input_shape(input_ids, inputs_embeds, self.config.hidden_size)
-            check_labels(labels, shape, self.config.vocab_size, "vocab_size")
+            check_next_labels(labels, shape, self.config.vocab_size, logits_to_keep)
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and labels is None
         read = self._read(
@@ -104,13 +102,7 @@ class MixerForCausalLM(CachedGeneration, MixerHead, GenerationMixin):
         logits = self.lm_head(last_tokens(read.x, logits_to_keep))
         loss = None
         if labels is not None:
-            kept_labels = predictable(labels, read.layout)
-            loss = self.loss_function(
-                logits=logits,
-                labels=kept_labels,
-                vocab_size=self.config.vocab_size,
-                **counted(kwargs, labels, kept_labels),
-            )
+            loss = next_token_loss(self, logits, labels, predictable(labels, read.layout), kwargs)
         kept: dict[str, Any] = {CACHE_ARGUMENT: read.cache}
         return CausalLMOutputWithPast(
             loss=loss,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from tokenmix.layout import Layout
 from tokenmix.models.inputs import can_look, check_token_shape
@@ -58,6 +58,35 @@ def predictable(labels: Tensor, layout: Layout) -> Tensor:
         hidden |= ~layout.mask
         hidden[:, 1:] |= ~layout.mask[:, :-1]
     return labels.long().masked_fill(hidden, IGNORED)
+
+
+def check_next_labels(labels: Tensor, shape: tuple[int, int], vocab_size: int, logits_to_keep: int | Tensor) -> None:
+    """Refuse labels of next tokens that are no tokens, or that come where not all logits are asked for.
+
+    Raises:
+        ValueError, TypeError: as `check_labels`, or `logits_to_keep` that is not 0.
+    """
+    if not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
+        raise ValueError(f"logits_to_keep: expected 0 where labels are given, found {logits_to_keep}")
+    check_labels(labels, shape, vocab_size, "vocab_size")
+
+
+def next_token_loss(
+    model: PreTrainedModel, logits: Tensor, labels: Tensor, kept: Tensor, others: dict[str, Any]
+) -> Tensor:
+    """The loss of a language model, shifted, over the labels that have a term.
+
+    Args:
+        model: whose `loss_function` it is.
+        logits: (B, L, vocabulary).
+        labels: (B, L) as they came.
+        kept: (B, L) those that have a term.
+        others: keywords of the model's forward, of which `num_items_in_batch` is read.
+    """
+    loss: Tensor = model.loss_function(
+        logits=logits, labels=kept, vocab_size=model.config.vocab_size, **counted(others, labels, kept)
+    )
+    return loss
 
 
 def counted(others: dict[str, Any], given: Tensor, kept: Tensor) -> dict[str, Any]:

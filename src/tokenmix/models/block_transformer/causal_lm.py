@@ -22,7 +22,7 @@ from tokenmix.models.block_transformer.state import BlockTransformerState
 from tokenmix.models.cache import CACHE_ARGUMENT, take_cache
 from tokenmix.models.cached_generation import CachedGeneration
 from tokenmix.models.inputs import input_shape, last_tokens, refuse_misspelt, token_layout
-from tokenmix.models.labels import check_labels, counted, predictable
+from tokenmix.models.labels import check_next_labels, next_token_loss, predictable
 
 
 class BlockTransformerForCausalLM(CachedGeneration, BlockTransformerPreTrainedModel, GenerationMixin):
@@ -95,11 +95,9 @@ class BlockTransformerForCausalLM(CachedGeneration, BlockTransformerPreTrainedMo
         columns = None if cache is None else int(cache.get_seq_length())
         layout = token_layout((rows, length), attention_mask, position_ids, segment_ids, columns)
         if labels is not None:
-            if not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
-                raise ValueError(f"logits_to_keep: expected 0 where labels are given, found {logits_to_keep}")
             if columns:
                 raise ValueError("labels: expected none with a cache that has read tokens, found both")
-            check_labels(labels, (rows, length), self.config.vocab_size, "vocab_size")
+            check_next_labels(labels, (rows, length), self.config.vocab_size, logits_to_keep)
             use_cache = bool(use_cache)
         if cache is None and not use_cache:
             layout = self.model.training_layout(layout, rows, length)
@@ -114,13 +112,7 @@ class BlockTransformerForCausalLM(CachedGeneration, BlockTransformerPreTrainedMo
         logits = self.lm_head(last_tokens(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
-            kept_labels = self._predicted(labels, layout)
-            loss = self.loss_function(
-                logits=logits,
-                labels=kept_labels,
-                vocab_size=self.config.vocab_size,
-                **counted(kwargs, labels, kept_labels),
-            )
+            loss = next_token_loss(self, logits, labels, self._predicted(labels, layout), kwargs)
         kept: dict[str, Any] = {CACHE_ARGUMENT: getattr(outputs, CACHE_ARGUMENT)}
         return CausalLMOutputWithPast(loss=loss, logits=logits, **kept)
 

@@ -8,15 +8,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tokenmix.models.whole_group_state import WholeGroupState
 from tokenmix.stack_state import StackState
 
 
-class BlockTransformerState:
+class BlockTransformerState(WholeGroupState):
     """The memory of both decoders for a batch of rows, which all stand at the same place of their blocks.
 
     The block decoder keeps one entry a block (of `block_embeddings`); the token decoder keeps what it has read of the
-    present block, and starts anew with the next. It has the interface of `tokenmix.state.MixerState`, so that the
-    caches of `tokenmix.models.cache` hold it.
+    present block, and starts anew with the next.
 
     Args:
         block: states of the block decoder's layers, empty.
@@ -43,6 +43,8 @@ class BlockTransformerState:
         >>> state.block.length, state.token.length  # two blocks, and the two vectors before the third
         (2, 2)
     """
+
+    why_not_back = "it keeps one entry for all tokens of a block"
 
     def __init__(
         self, block: StackState, block_length: int, block_embeddings: int = 1, owner: tuple[object, ...] = ()
@@ -108,32 +110,13 @@ class BlockTransformerState:
             self.token.detach()
         self._apply(Tensor.detach)
 
-    def crop(self, length: int) -> None:
-        """Refused but for what changes nothing: a block's tokens are in one entry.
-
-        Raises:
-            ValueError: a length below what was read.
-        """
-        self.check_crop(length)
-
-    def check_crop(self, length: int) -> None:
-        """Raise what `crop` raises."""
-        if length < self.length:
-            raise ValueError(
-                f"crop(length={length}): this state has seen {self.length} tokens and cannot go back, since it keeps "
-                "one entry for all tokens of a block"
-            )
-
     def clone(self) -> BlockTransformerState:
         """An independent copy."""
         other = copy.copy(self)
-        other.block = StackState([state.clone() for state in self.block.states])
-        other.token = None if self.token is None else StackState([state.clone() for state in self.token.states])
+        other.block = self.block.clone()
+        other.token = None if self.token is None else self.token.clone()
         other._apply(Tensor.clone)
         return other
-
-    def __deepcopy__(self, memo: dict[int, object]) -> BlockTransformerState:
-        return self.clone()
 
     def _apply(self, function: Callable[[Tensor], Tensor]) -> None:
         for name in ("known", "has_known", "tokens", "filled", "seen"):

@@ -19,7 +19,7 @@ from tokenmix.models.fit.config import FITConfig
 from tokenmix.models.fit.model import FITModel
 from tokenmix.models.fit.state import FITState
 from tokenmix.models.inputs import last_tokens, refuse_misspelt, token_layout
-from tokenmix.models.labels import check_labels, counted, predictable
+from tokenmix.models.labels import check_next_labels, next_token_loss, predictable
 
 
 class FITForCausalLM(CachedGeneration, FITPreTrainedModel, GenerationMixin):
@@ -100,9 +100,7 @@ class FITForCausalLM(CachedGeneration, FITPreTrainedModel, GenerationMixin):
         columns = None if cache is None else int(cache.get_seq_length())
         layout = token_layout(shape, attention_mask, position_ids, segment_ids, columns)
         if labels is not None:
-            if not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
-                raise ValueError(f"logits_to_keep: expected 0 where labels are given, found {logits_to_keep}")
-            check_labels(labels, shape, self.config.vocab_size, "vocab_size")
+            check_next_labels(labels, shape, self.config.vocab_size, logits_to_keep)
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and labels is None and layout.segments is None
         outputs = self.model(
@@ -116,13 +114,7 @@ class FITForCausalLM(CachedGeneration, FITPreTrainedModel, GenerationMixin):
         logits = self.lm_head(last_tokens(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
-            kept_labels = predictable(labels, layout)
-            loss = self.loss_function(
-                logits=logits,
-                labels=kept_labels,
-                vocab_size=self.config.vocab_size,
-                **counted(kwargs, labels, kept_labels),
-            )
+            loss = next_token_loss(self, logits, labels, predictable(labels, layout), kwargs)
         kept: dict[str, Any] = {CACHE_ARGUMENT: getattr(outputs, CACHE_ARGUMENT)}
         return CausalLMOutputWithPast(loss=loss, logits=logits, **kept)
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tokenmix.counters import Counters
+from tokenmix.models.whole_group_state import WholeGroupState
 from tokenmix.stack_state import StackState
-from tokenmix.state import MixerState
 
 
 @dataclass
@@ -32,10 +32,8 @@ class StageState:
     x: Tensor | None = None
 
 
-class FITState:
+class FITState(WholeGroupState):
     """The memory of all stages for a batch of rows, which may stand at different places of their groups.
-
-    It has the interface of `tokenmix.state.MixerState`, so that the caches of `tokenmix.models.cache` hold it.
 
     Args:
         stages: of all stages, empty.
@@ -60,6 +58,8 @@ class FITState:
         >>> state.groups.tolist(), state.place.tolist(), state.stages[0].latent.length  # two groups of two latents
         ([2], [1], 4)
     """
+
+    why_not_back = "the latents of a group are made of all its tokens"
 
     def __init__(
         self,
@@ -117,22 +117,6 @@ class FITState:
         """See `MixerState.detach`."""
         self._change(Tensor.detach, StackState.detach)
 
-    def crop(self, length: int) -> None:
-        """Refused but for what changes nothing: the latents of a group are of all its tokens.
-
-        Raises:
-            ValueError: a length below what was read.
-        """
-        self.check_crop(length)
-
-    def check_crop(self, length: int) -> None:
-        """Raise what `crop` raises."""
-        if length < self.length:
-            raise ValueError(
-                f"crop(length={length}): this state has seen {self.length} tokens and cannot go back, since the "
-                "latents of a group are made of all its tokens"
-            )
-
     def clone(self) -> FITState:
         """An independent copy; gradients flow through it."""
         other = copy.copy(self)
@@ -141,9 +125,6 @@ class FITState:
         ]
         other._change(Tensor.clone, lambda memory: None)
         return other
-
-    def __deepcopy__(self, memo: dict[int, object]) -> FITState:
-        return self.clone()
 
     def _change(self, tensors: Callable[[Tensor], Tensor], memories: Callable[[StackState], None]) -> None:
         for name in ("place", "groups", "seen", "filled"):
@@ -184,7 +165,4 @@ def forget_rows(memory: StackState, fresh: StackState, rows: Tensor) -> None:
 
 
 def _clone(memory: StackState | None) -> StackState | None:
-    if memory is None:
-        return None
-    states: list[MixerState] = [state.clone() for state in memory.states]
-    return StackState(states)
+    return None if memory is None else memory.clone()

@@ -26,6 +26,8 @@ from tokenmix.models import (
     BlockTransformerConfig,
     BlockTransformerForCausalLM,
     BlockTransformerModel,
+    FITConfig,
+    FITForCausalLM,
     MixerConfig,
     MixerForCausalLM,
     from_transformers,
@@ -202,6 +204,21 @@ def test_saved_and_loaded(kind: str, tmp_path: Path) -> None:
         assert torch.equal(base(ids).last_hidden_state, model.model(ids).last_hidden_state)
     half = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert F.cosine_similarity(half(ids).logits.float().flatten(), model(ids).logits.flatten(), dim=0) > 0.99
+
+
+def test_fields_set_after_the_configuration_are_checked(tmp_path: Path) -> None:
+    """`from_pretrained(..., field=value)` sets fields of a finished configuration: none may let tokens read ahead."""
+    group = {"mixer": "attention", "heads": 4, "group": 2}
+    build("two_embeddings", block_mixers={"a": group}, num_block_layers=2).save_pretrained(tmp_path / "block")
+    with pytest.raises(ValueError, match=r"block_mixers: expected causal mixers, found 'a': .* reads the future"):
+        BlockTransformerForCausalLM.from_pretrained(tmp_path / "block", block_embeddings=1)
+    with pytest.raises(ValueError, match="block_embeddings: expected a divisor of block_length=5, found 2"):
+        BlockTransformerForCausalLM.from_pretrained(tmp_path / "block", block_length=5)
+    FITForCausalLM(FITConfig(hidden_size=16, latent_size=16, latents=2)).save_pretrained(tmp_path / "fit")
+    with pytest.raises(ValueError, match=r"latent_mixer: expected group to be a divisor of latents=3, .* found 2"):
+        FITForCausalLM.from_pretrained(tmp_path / "fit", latents=3)
+    with pytest.raises(ValueError, match="local_mixer: expected a mixer that reads both ways with causal=False"):
+        AutoModel.from_pretrained(tmp_path / "fit", causal=False)
 
 
 def test_weights_that_a_checkpoint_lacks_are_drawn_as_published(tmp_path: Path) -> None:

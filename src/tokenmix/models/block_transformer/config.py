@@ -146,13 +146,26 @@ class BlockTransformerConfig(PreTrainedConfig):
         for name, known in (("embedder", EMBEDDERS), ("token_decoder", TOKEN_DECODERS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {known}, found {getattr(self, name)!r}")
-        self._check_blocks()
         if self.token_hidden_size is None:
             self.token_hidden_size = self.hidden_size
         if self.initializer_range is None:
             self.initializer_range = self.hidden_size**-0.5
         if self.initializer_range <= 0:
             raise ValueError(f"initializer_range: expected a positive number, found {self.initializer_range}")
+        block, token = self.check_mixers()
+        self.num_block_layers, self.num_token_layers = len(block.layers), len(token.layers)
+        super().__post_init__(**kwargs)
+
+    def check_mixers(self) -> tuple[ModelStack, ModelStack]:
+        """Refuse mixers that read the future; models ask again, since a field may have been set later.
+
+        Returns:
+            The block decoder and the token decoder, without memory for their weights.
+
+        Raises:
+            ValueError: such a mixer, or sizes of blocks that do not fit.
+        """
+        self._check_blocks()
         with torch.device("meta"):
             block, token = self.build_block_stack(), self.build_token_stack()
         for name, stack, unit in (("block_mixers", block, self.block_embeddings), ("token_mixers", token, 1)):
@@ -162,8 +175,7 @@ class BlockTransformerConfig(PreTrainedConfig):
                         f"{name}: expected causal mixers, found {letter!r}: {getattr(self, name)[letter]}, which reads "
                         "the future"
                     )
-        self.num_block_layers, self.num_token_layers = len(block.layers), len(token.layers)
-        super().__post_init__(**kwargs)
+        return block, token
 
     def _check_blocks(self) -> None:
         length, each = self.block_length, self.block_embeddings

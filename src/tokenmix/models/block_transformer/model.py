@@ -52,6 +52,7 @@ class BlockTransformerModel(BlockTransformerPreTrainedModel):
 
     def __init__(self, config: BlockTransformerConfig) -> None:
         super().__init__(config)
+        config.check_mixers()
         self.blocks = GatherProcessScatter(
             build_embedder(config), config.build_block_stack(), TokenDecoder(config), shift=1
         )

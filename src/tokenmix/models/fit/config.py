@@ -120,17 +120,29 @@ class FITConfig(PreTrainedConfig):
         parse_layers(self.layers)
         self.local_mixer = self._complete("local_mixer")
         self.latent_mixer = self._complete("latent_mixer")
-        with torch.device("meta"):
-            local = self._check_mixer("local_mixer", self.hidden_size, 1)
-            latent = self._check_mixer("latent_mixer", self.latent_size, self.latents)
-            self.build_stack("local", 1)
-            self.build_stack("latent", 1)
+        local, latent = self.check_mixers()
         width = min(self.hidden_size, self.latent_size)
         if self.cross_heads is None:
             found: list[Any] = [getattr(mixer, "heads", None) for mixer in (local, latent)]
             self.cross_heads = min((heads for heads in found if isinstance(heads, int)), default=math.gcd(8, width))
         check_divides("cross_heads", self.cross_heads, "min(hidden_size, latent_size)", width)
         super().__post_init__(**kwargs)
+
+    def check_mixers(self) -> tuple[TokenMixer, TokenMixer]:
+        """Refuse mixers that read what the mode forbids; models ask again, since a field may have been set later.
+
+        Returns:
+            A local and a latent mixer, without memory for their weights.
+
+        Raises:
+            ValueError: such a mixer.
+        """
+        with torch.device("meta"):
+            local = self._check_mixer("local_mixer", self.hidden_size, 1)
+            latent = self._check_mixer("latent_mixer", self.latent_size, self.latents)
+            self.build_stack("local", 1)
+            self.build_stack("latent", 1)
+        return local, latent
 
     @property
     def num_hidden_layers(self) -> int:

@@ -71,6 +71,7 @@ class FITModel(FITPreTrainedModel):
 
     def __init__(self, config: FITConfig, latent_output: bool = True) -> None:
         super().__init__(config)
+        config.check_mixers()
         if config.input_size is not None:
             self.main_input_name = "inputs_embeds"
             self.stem = nn.Linear(config.input_size, config.hidden_size)

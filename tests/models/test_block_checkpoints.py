@@ -214,7 +214,12 @@ def test_fields_set_after_the_configuration_are_checked(tmp_path: Path) -> None:
         BlockTransformerForCausalLM.from_pretrained(tmp_path / "block", block_embeddings=1)
     with pytest.raises(ValueError, match="block_embeddings: expected a divisor of block_length=5, found 2"):
         BlockTransformerForCausalLM.from_pretrained(tmp_path / "block", block_length=5)
-    FITForCausalLM(FITConfig(hidden_size=16, latent_size=16, latents=2)).save_pretrained(tmp_path / "fit")
+    plain = FITForCausalLM(FITConfig(hidden_size=16, latent_size=16, latents=2))
+    plain.save_pretrained(tmp_path / "plain")
+    other = FITForCausalLM.from_pretrained(tmp_path / "plain", latents=3, ignore_mismatched_sizes=True)
+    assert other.model.stages[0].latent.mixers[0].step == 3  # not what the first configuration had
+    fixed = FITConfig(hidden_size=16, latent_size=16, latents=2, latent_mixer={**group, "heads": 2})
+    FITForCausalLM(fixed).save_pretrained(tmp_path / "fit")
     with pytest.raises(ValueError, match=r"latent_mixer: expected group to be a divisor of latents=3, .* found 2"):
         FITForCausalLM.from_pretrained(tmp_path / "fit", latents=3)
     with pytest.raises(ValueError, match="local_mixer: expected a mixer that reads both ways with causal=False"):

@@ -227,7 +227,7 @@ def test_states_of_other_models_are_refused() -> None:
     vanilla = build_vanilla("attention")
     cache = MixerCache()
     vanilla(ids, cache=cache)
-    with pytest.raises(TypeError, match="state: expected that of a Block Transformer, found MixerState"):
+    with pytest.raises(TypeError, match="state: expected a BlockTransformerState, found MixerState"):
         build()(ids, cache=cache)
     cache = MixerCache()
     build()(ids[:1, :3], cache=cache)

@@ -31,6 +31,8 @@ from tokenmix.models.fit.layers import parse_layers
         ),
         ({"layers": "(2)(2)"}, r"layers: expected pairs .* found '\(2\)\(2\)'"),
         ({"layers": "(0)"}, "layers: expected at least one layer, found none"),
+        ({"layers": 3}, "layers"),
+        ({"local_mixer": {"mixer": "window2d"}}, "local_mixer: mixer: unknown name 'window2d'"),
         ({"hidden_size": 0}, "hidden_size: expected a positive integer, found 0"),
         ({"latents": 0}, "latents: expected a positive integer, found 0"),
         ({"max_groups": -1}, "max_groups: expected a positive integer, found -1"),
@@ -132,7 +134,8 @@ def test_layers_are_read() -> None:
 
 
 def test_the_mode_completes_the_mixers() -> None:
-    assert settings().latent_mixer == {**ATTENTION, "causal": True, "group": 2}
+    assert settings().latent_mixer == {**ATTENTION, "causal": True}
+    assert FITModel(settings()).stages[0].latent.mixers[0].group == 2
     assert settings(causal=False).latent_mixer == {**ATTENTION, "causal": False}
     token_by_token = settings(latent_mixer={**ATTENTION, "group": 1})
     assert FITModel(token_by_token).stages[0].latent.mixers[0].group == 1
@@ -277,3 +280,13 @@ def test_trainer_learns_what_lies_in_another_group(tmp_path: Path) -> None:
     with torch.no_grad():
         hits = model(ids).logits[:, 3:-1].argmax(-1) == ids[:, 4:]
     assert hits.float().mean() > 0.8, "by chance it would be 1 of 8"
+
+
+def test_a_mixer_by_its_name_and_adapters_on_features() -> None:
+    """A name alone is a description; a frozen model of features still gives its adapters gradients."""
+    assert settings(local_mixer="gam").local_mixer == {"mixer": "gam", "causal": True}
+    model = build(FITModel, input_size=5, causal=False, vocab_size=None).train()
+    assert model.get_input_embeddings() is model.stem
+    model.requires_grad_(False)
+    model.enable_input_require_grads()
+    assert model(inputs_embeds=torch.randn(1, 6, 5).double()).last_hidden_state.requires_grad

@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_fit_tools import GROUP, LATENTS, MIXERS, build
 from tiny_models import assert_close, left_padded, tokens
+from tiny_models import build as vanilla
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -369,3 +370,45 @@ def test_autocast_and_bfloat16_read_on() -> None:
     parts = [logits_of(half, part, past_key_values=cache) for part in ids.split([6, 1, 4], dim=1)]
     assert_close(torch.cat(parts, dim=1).float(), whole.float(), 0.05)
     assert memory(cache).stages[0].known.dtype == torch.bfloat16
+
+
+def test_states_of_other_models_are_refused() -> None:
+    ids = tokens(2, 6)
+    for options in (
+        {"group_size": 5},
+        {"latents": 3},
+        {"layers": "(1)1(1)"},
+        {"latent_mixer": {"mixer": "gam", "slots": 8}},
+    ):
+        cache = MixerCache()
+        build(**options)(ids, cache=cache)
+        with pytest.raises(ValueError, match="state: expected one of this model"):
+            build()(ids, cache=cache)
+    cache = MixerCache()
+    vanilla("attention")(ids, cache=cache)
+    with pytest.raises(TypeError, match="state: expected a FITState, found MixerState"):
+        build()(ids, cache=cache)
+
+
+def test_a_refused_call_leaves_the_cache_as_it_was() -> None:
+    model, ids = build(max_groups=2), tokens(1, 8)
+    cache = MixerCache()
+    with pytest.raises(ValueError, match="at most max_groups=2 groups"):
+        model(ids, position_ids=torch.arange(3, 11)[None], cache=cache)
+    assert torch.equal(model(ids[:, :5], cache=cache).logits, model(ids[:, :5]).logits)
+
+
+def test_inference_mode_then_gradients_and_other_types() -> None:
+    model, ids = build(), tokens(1, 10)
+    expected = model(ids, use_cache=False).logits
+    state = model.init_state(1)
+    with torch.inference_mode():
+        model.read_last(ids[:, :6], Layout(), state)
+    last = model.lm_head(model.read_last(ids[:, 6:], Layout(), state))
+    last.sum().backward()
+    assert_close(last, expected[:, -1])
+    narrow = build().float()
+    state = narrow.init_state(1, dtype=torch.bfloat16)
+    with torch.no_grad():
+        found = narrow.lm_head(narrow.read_last(ids, Layout(), state))
+    assert torch.nn.functional.cosine_similarity(found, expected[:, -1].float()).item() > 0.99

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, Self
 
+from torch import Tensor
+
 
 class WholeGroupState(ABC):
     """With the interface of `tokenmix.state.MixerState`, so that the caches of `tokenmix.models.cache` hold it.
@@ -12,6 +14,8 @@ class WholeGroupState(ABC):
     Attributes:
         why_not_back: what is said where one asks it to go back.
         length: largest number of tokens that a row has seen.
+        seen: (B,) int64, tokens read so far.
+        owner: what a model must have in common with the one that made it.
 
     Example:
         >>> class Sum(WholeGroupState):
@@ -27,6 +31,27 @@ class WholeGroupState(ABC):
 
     why_not_back: ClassVar[str]
     length: int
+    seen: Tensor
+    owner: tuple[object, ...] = ()
+
+    @classmethod
+    def check(cls, state: object, owner: tuple[object, ...], rows: int) -> None:
+        """Refuse a state of another kind, of another model, or for another number of rows.
+
+        Raises:
+            TypeError, ValueError: such a state.
+        """
+        if not isinstance(state, cls):
+            raise TypeError(f"state: expected a {cls.__name__}, found {type(state).__name__}")
+        if state.owner != owner:
+            raise ValueError(f"state: expected one of this model, {owner}, found {state.owner}")
+        if state.batch_size != rows:
+            raise ValueError(f"state: expected one for {rows} rows, found {state.batch_size}")
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows."""
+        return self.seen.shape[0]
 
     def crop(self, length: int) -> None:
         """Refused but for what changes nothing.

@@ -128,7 +128,7 @@ class BlockTransformerModel(BlockTransformerPreTrainedModel):
             memory = mixer_layer(cache, 0)
             fresh = memory.state is None
             state: Any = memory.prepare(self, rows, self.token_decoder.bridge.weight)  # type: ignore[arg-type]
-            self._check_state(state, rows)
+            BlockTransformerState.check(state, self._owner, rows)
             if fresh and isinstance(cache, MixerCache):
                 state.reserve(cache.reserve)
             x = self.read(tokens, state, layout, last_only=last_only)
@@ -150,14 +150,6 @@ class BlockTransformerModel(BlockTransformerPreTrainedModel):
         config, decoder = self.config, self.token_decoder
         return (config.block_length, config.block_embeddings, decoder.kind, decoder.vectors, decoder.width)
 
-    def _check_state(self, state: Any, rows: int) -> None:
-        if not isinstance(state, BlockTransformerState):
-            raise TypeError(f"state: expected that of a Block Transformer, found {type(state).__name__}")
-        if state.owner != self._owner:
-            raise ValueError(f"state: expected one of this model, {self._owner}, found {state.owner}")
-        if state.batch_size != rows:
-            raise ValueError(f"state: expected one for {rows} rows, found {state.batch_size}")
-
     def read(
         self, input_ids: Tensor, state: BlockTransformerState, layout: Layout | None = None, *, last_only: bool = False
     ) -> Tensor:
@@ -177,7 +169,7 @@ class BlockTransformerModel(BlockTransformerPreTrainedModel):
                 first call, packed rows, or more tokens than `max_position_embeddings`.
         """
         layout = Layout() if layout is None else layout
-        self._check_state(state, input_ids.shape[0])
+        BlockTransformerState.check(state, self._owner, input_ids.shape[0])
         if not input_ids.numel():
             raise ValueError(f"input_ids: expected at least one row and one token, found {tuple(input_ids.shape)}")
         if layout.segments is not None:

@@ -67,11 +67,6 @@ class BlockTransformerState(WholeGroupState):
         return self.tokens.shape[1]
 
     @property
-    def batch_size(self) -> int:
-        """Number of rows."""
-        return self.seen.shape[0]
-
-    @property
     def tensors(self) -> dict[str, Tensor]:
         """What cannot be taken back token by token; never empty, so that caches know that they cannot crop."""
         return {"seen": self.seen}

@@ -20,6 +20,16 @@ class FITPreTrainedModel(MixerPreTrainedModel):
     config: Any
     config_class: Any = FITConfig
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The embedding; of a model of features, the layer that reads them."""
+        base: Any = self.base_model
+        module: nn.Module = base.embed_tokens if self.config.input_size is None else base.stem
+        return module
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """See `get_input_embeddings`."""
+        setattr(self.base_model, "embed_tokens" if self.config.input_size is None else "stem", value)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """As the base does; the last projection of a cross-attention starts smaller, as that of any branch."""

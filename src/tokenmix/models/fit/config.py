@@ -59,8 +59,8 @@ class FITConfig(PreTrainedConfig):
 
     Example:
         >>> config = FITConfig(hidden_size=64, latent_size=96, group_size=16, latents=4, max_groups=32)
-        >>> config.max_position_embeddings, config.num_hidden_layers, config.latent_mixer["group"]
-        (512, 8, 4)
+        >>> config.max_position_embeddings, config.num_hidden_layers
+        (512, 8)
 
     Source:
         Chen and Li 2023, arXiv 2305.12689. Norms, biases, heads and widths of the cross-attentions are those of the
@@ -80,8 +80,8 @@ class FITConfig(PreTrainedConfig):
     max_groups: int = 64
     layers: str = "(2)4(2)"
     causal: bool = True
-    local_mixer: dict[str, Any] = dataclasses.field(default_factory=lambda: dict(_ATTENTION))
-    latent_mixer: dict[str, Any] = dataclasses.field(default_factory=lambda: dict(_ATTENTION))
+    local_mixer: dict[str, Any] | str = dataclasses.field(default_factory=lambda: dict(_ATTENTION))
+    latent_mixer: dict[str, Any] | str = dataclasses.field(default_factory=lambda: dict(_ATTENTION))
     cross_heads: int | None = None
     cross_query_norm: bool = True
     feed_forward: str | None = "gelu"
@@ -159,7 +159,7 @@ class FITConfig(PreTrainedConfig):
         local = which == "local"
         return ModelStack(
             self.hidden_size if local else self.latent_size,
-            {"a": self.local_mixer if local else self.latent_mixer},
+            {"a": self._described(f"{which}_mixer")},
             "a",
             layers=layers,
             feed_forward=self.feed_forward,
@@ -173,18 +173,27 @@ class FITConfig(PreTrainedConfig):
 
     def _complete(self, name: str) -> dict[str, Any]:
         """The description with what the model says of it."""
-        described = dict(getattr(self, name))
+        given = getattr(self, name)
+        described = {"mixer": given} if isinstance(given, str) else dict(given)
         if "mixer" not in described:
             raise ValueError(f"{name}: expected a key 'mixer' with the mixer's name, found keys {sorted(described)}")
-        if get_mixer(described["mixer"]).causal == "optional":
+        try:
+            optional = get_mixer(described["mixer"]).causal == "optional"
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{name}: {error}") from error
+        if optional:
             described.setdefault("causal", self.causal)
-        if name == "latent_mixer" and described["mixer"] == "attention" and self.causal and described["causal"]:
-            described.setdefault("group", self.latents)
         return described
+
+    def _described(self, name: str) -> dict[str, Any]:
+        """The description; in a causal model, attention lets the latents of a group see each other."""
+        described: dict[str, Any] = getattr(self, name)
+        grouped = name == "latent_mixer" and described["mixer"] == "attention" and self.causal and described["causal"]
+        return {"group": self.latents, **described} if grouped else described
 
     def _check_mixer(self, name: str, dim: int, group: int) -> TokenMixer:
         """Build it, and refuse one that reads what it should not."""
-        described = getattr(self, name)
+        described = self._described(name)
         try:
             mixer = build_mixer(described, dim)
         except (ValueError, TypeError) as error:

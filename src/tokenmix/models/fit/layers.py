@@ -24,7 +24,7 @@ def parse_layers(layers: str) -> list[StageLayers]:
         >>> parse_layers("(2)4(1)")
         [StageLayers(local=2, latent=4), StageLayers(local=1, latent=0)]
     """
-    if not re.fullmatch(r"(\([0-9]+\)[0-9]+)*\([0-9]+\)[0-9]*", layers):
+    if not isinstance(layers, str) or not re.fullmatch(r"(\([0-9]+\)[0-9]+)*\([0-9]+\)[0-9]*", layers):
         raise ValueError(
             "layers: expected pairs of local layers in parentheses and global ones, such as '(2)4(2)', found "
             f"{layers!r}"

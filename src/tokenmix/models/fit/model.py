@@ -27,7 +27,8 @@ class FITOutput(BaseModelOutputWithPast):
     """What `FITModel` gives: `last_hidden_state` (B, L, hidden_size), the cache where there is one, and the latents.
 
     Attributes:
-        latents: (B, t, m, latent_size) of the row's groups, zero for a group without tokens; None with a cache, and
+        latents: (B, t, m, latent_size) of the row's groups, those of packed documents in the order of their numbers,
+            zero for a group without tokens; None with a cache, and
             where no layer is global.
         latent_mask: (B, t) bool, which groups hold a token; None where all do.
     """
@@ -140,6 +141,7 @@ class FITModel(FITPreTrainedModel):
         memory = mixer_layer(cache, 0)
         fresh = memory.state is None
         state: Any = memory.prepare(self, rows, x)  # type: ignore[arg-type]  # it has what is asked of a mixer there
+        FITState.check(state, self._owner, rows)
         if fresh and isinstance(cache, MixerCache):
             state.reserve(cache.reserve)
         x = self.read(x, state, layout)
@@ -155,7 +157,10 @@ class FITModel(FITPreTrainedModel):
         """
         size = self.config.input_size
         if size is None:
-            return input_shape(input_ids, inputs_embeds, self.config.hidden_size)
+            shape = input_shape(input_ids, inputs_embeds, self.config.hidden_size)
+            if not shape[0] * shape[1]:
+                raise ValueError(f"input_ids: expected at least one row and one token, found {shape}")
+            return shape
         found = tuple(inputs_embeds.shape) if isinstance(inputs_embeds, Tensor) else "none"
         if input_ids is not None or inputs_embeds is None or inputs_embeds.dim() != 3 or found[-1] != size:
             more = "" if input_ids is None else ", and input_ids"
@@ -222,11 +227,20 @@ class FITModel(FITPreTrainedModel):
             StageState(
                 None if stage.local is None else stage.local.init_state(batch_size, **options),
                 None if stage.latent is None or not stage.exchanges else stage.latent.init_state(batch_size, **options),
-                torch.zeros(shape, **options) if stage.exchanges else None,
+                torch.zeros(shape, device=device, dtype=self.embed_positions.weight.dtype) if stage.exchanges else None,
             )
             for stage in self._stages()
         ]
-        return FITState(stages, batch_size, self.config.group_size, self.config.latents, device)
+        state = FITState(stages, batch_size, self.config.group_size, self.config.latents, device)
+        state.owner, state.dtype = self._owner, dtype
+        return state
+
+    @property
+    def _owner(self) -> tuple[object, ...]:
+        """What a state must fit: groups, latents, and the layers that read them."""
+        config = self.config
+        sizes = (config.group_size, config.latents, config.hidden_size, config.latent_size)
+        return (*sizes, config.layers, str(config.local_mixer), str(config.latent_mixer))
 
     def read(self, x: Tensor, state: FITState, layout: Layout | None = None) -> Tensor:
         """Read tokens, in any split, and advance the state in place.
@@ -247,24 +261,27 @@ class FITModel(FITPreTrainedModel):
         layout.validate(rows, length, x.device)
         if layout.segments is not None:
             raise ValueError("segment_ids: expected one document a row with a cache, found packed rows")
-        if state.batch_size != rows:
-            raise ValueError(f"state: expected one for {rows} rows, found {state.batch_size}")
+        FITState.check(state, self._owner, rows)
         layout, order = layout.aligned(streamed=True)
         x = x if order is None else take_tokens(x, order)
         counts = layout.counts()
         sizes = torch.full_like(state.seen, length) if counts is None else counts
         if layout.positions is not None:
             offset = layout.positions[:, 0].long() % self.config.group_size
-            state.place = torch.where((state.seen == 0) & (sizes > 0), offset, state.place)
-        self._check_length(state, sizes)
+            begins = torch.where((state.seen == 0) & (sizes > 0), offset, state.place)
+            self._check_length(state, begins + sizes)
+            state.place = begins
+        else:
+            self._check_length(state, state.place + sizes)
         places = (state.place[:, None] + torch.arange(length, device=x.device)) % self.config.group_size
         x = x + self.embed_positions(places)
         y = self.norm(read_tokens(self.stages, self._table(), x, sizes, state))
         return y if order is None else put_tokens(y, order)
 
-    def _check_length(self, state: FITState, sizes: Tensor) -> None:
+    def _check_length(self, state: FITState, ends: Tensor) -> None:
+        """Refuse rows that would end (B,) places from the start of their groups."""
         limit = self.config.max_groups
-        needed = state.groups * state.group_size + state.place + sizes
+        needed = state.groups * state.group_size + ends
         if int(needed.max()) > limit * state.group_size:
             raise ValueError(
                 f"input_ids: expected at most max_groups={limit} groups of {state.group_size} tokens in a document, "

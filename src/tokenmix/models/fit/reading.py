@@ -61,7 +61,7 @@ def _read_on(stages: nn.ModuleList, table: Tensor | None, x: Tensor, sizes: Tens
         if stage.local is not None:
             x = stage.local(x, layout, memory.local)
         if stage.exchanges:
-            kept = x.new_zeros(x.shape[0], n, x.shape[2]) if memory.x is None else memory.x
+            kept = x.new_zeros(x.shape[0], n, x.shape[2]) if memory.x is None else _usable(memory.x)
             kept = torch.cat([kept, kept[:, :1]], dim=1)
             memory.x = kept.scatter(1, slots[..., None].expand_as(x), x.to(kept.dtype))[:, :n]
             x = _exchange(stage).scatter(GroupedTokens(x[:, None]), _known(memory)[:, None])[:, 0]
@@ -88,7 +88,7 @@ def _close(stages: nn.ModuleList, table: Tensor | None, closing: Tensor, state: 
             memory.known = torch.where(closing[:, None, None], latents[:, 0], _known(memory))
         if stage.local is not None and memory.local is not None:
             device = memory.local.seen.device
-            fresh = stage.local.init_state(state.batch_size, device=device)
+            fresh = stage.local.init_state(state.batch_size, device=device, dtype=state.dtype)
             if mask is None:
                 fresh.reserve(state.group_size)
                 memory.local = fresh
@@ -133,7 +133,12 @@ def _exchange(stage: FITStage) -> GatherProcessScatter:
 
 def _known(memory: StageState) -> Tensor:
     known: Any = memory.known
-    return known
+    return _usable(known)
+
+
+def _usable(kept: Tensor) -> Tensor:
+    """What was kept, copied where inference mode has ended since: autograd could not use it."""
+    return kept.clone() if kept.is_inference() and not torch.is_inference_mode_enabled() else kept
 
 
 def _cut(x: Tensor, start: Tensor, longest: int) -> Tensor:

@@ -76,11 +76,7 @@ class FITState(WholeGroupState):
         self.groups, self.seen = torch.zeros_like(self.place), torch.zeros_like(self.place)
         self.filled = torch.zeros(batch_size, group_size, dtype=torch.bool, device=device)
         self.length = 0
-
-    @property
-    def batch_size(self) -> int:
-        """Number of rows."""
-        return self.seen.shape[0]
+        self.dtype: torch.dtype | None = None  # of what the mixers keep; None for that of their parameters
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -95,7 +91,13 @@ class FITState(WholeGroupState):
         return sum(memory.nbytes for memory in held) + sum(value.nbytes for value in kept)
 
     def reserve(self, length: int) -> None:
-        """Make place for the latents of so many tokens when they are next allocated."""
+        """Make place for the latents of so many tokens when they are next allocated.
+
+        Raises:
+            ValueError: a length that is not an integer of at least 0.
+        """
+        if isinstance(length, bool) or not isinstance(length, int) or length < 0:
+            raise ValueError(f"length: expected an integer of at least 0, found {length!r}")
         for stage in self.stages:
             if stage.local is not None:
                 stage.local.reserve(self.group_size)

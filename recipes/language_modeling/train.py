@@ -111,7 +111,7 @@ def build_blocks(
     if "paper" in entry and "start_from" in entry:
         raise ValueError(f"blocks: expected paper or start_from, found both in {entry}")
     if "paper" in entry:
-        special = {key: value for key, value in shared.items() if key.endswith("_token_id")}
+        special = {key: value for key, value in shared.items() if key == "vocab_size" or key.endswith("_token_id")}
         return BlockTransformerForCausalLM(BlockTransformerConfig.paper(entry["paper"], **special | fields))
     if "start_from" in entry:
         if (stack := entry["start_from"]) not in config.stacks:
@@ -178,8 +178,12 @@ def main(arguments: list[str] | None = None) -> None:
         raise ValueError(f"sizes: expected names among stacks {sorted(config.stacks)}, found {strangers}")
     for name in names:  # a mistake in the last model must not wait until the first is trained
         with torch.device("meta"):
-            build_model(config, name, byte_tokenizer())
+            length = getattr(build_model(config, name, byte_tokenizer()).config, "block_length", 0)
         training_of(config, name).arguments(config.output)
+        if config.data.overlap < length:  # nothing predicts the first block of a row
+            raise ValueError(
+                f"data.overlap: expected at least block_length={length} of {name}, found {config.data.overlap}"
+            )
     corpus, tokenizer, train, test = build_data(config.data)
     if PartialState().is_main_process:
         claim_folder(config.output, resolved)  # now that nothing in the config is a mistake

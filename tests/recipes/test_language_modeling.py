@@ -175,6 +175,7 @@ def test_bpe_baselines_are_over_tokens_too(recipe: ModuleType, tiny: list[str], 
 def test_blocks(recipe: ModuleType, tiny: list[str], tmp_path: Path, capsys: Any) -> None:
     """Block Transformers beside a stack: trained, scored, saved; one starts from the stack, for steps of its own."""
     blocks = "{block: {block_pattern: m, token_pattern: a}, up: {start_from: hybrid, training: {steps: 2}}}"
+    tiny += ["--data.overlap", "4"]
     recipe.main([*tiny, "--stacks", "{hybrid: ma}", "--blocks", blocks])
     run = tmp_path / "run"
     assert "up: {'start_from': 'hybrid'" in capsys.readouterr().out
@@ -232,6 +233,7 @@ def refused(recipe: ModuleType, monkeypatch: pytest.MonkeyPatch, arguments: list
         (["--blocks", "{b: {paper: 7B}}"], ["size: expected one of 5M", "found '7B'"]),
         (["--sizes", "{attention: {width: 8}}"], ["sizes: expected keys of model for attention, found ['width']"]),
         (["--sizes", "{small: {hidden_size: 8}}"], ["sizes: expected names among stacks", "found ['small']"]),
+        (["--blocks", "{b: {}}"], ["data.overlap: expected at least block_length=4 of b, found 1"]),
         (["--blocks", "{hybrid: {}}"], ["blocks: expected other names than those of stacks, found ['hybrid']"]),
         (["--stacks", "{}"], ["stacks: expected at least one", "found none"]),
         (["--data.files.train", "{tmp}/nowhere.txt"], ["train: expected a file", "found none at", "nowhere.txt"]),

@@ -193,6 +193,7 @@ class BlockTransformerModel(BlockTransformerPreTrainedModel):
             >>> model.prompt_positions(torch.tensor([[0, 1, 1], [1, 1, 1]])).tolist()
             [[0, 2, 3], [1, 2, 3]]
         """
+        Layout.from_padding_mask(attention_mask)  # refuses what is no mask
         places = attention_mask.long().cumsum(1)
         offset = -places[:, -1:] % self.config.block_length
         return (places - 1 + offset).masked_fill(attention_mask == 0, 0)

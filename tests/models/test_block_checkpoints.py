@@ -183,8 +183,12 @@ def test_uptraining_refusals() -> None:
         BlockTransformerForCausalLM.from_vanilla(llama(1))
     with pytest.raises(TypeError, match=r"model: expected one of .* found BlockTransformerForCausalLM"):
         BlockTransformerForCausalLM.from_vanilla(build())
-    with pytest.raises(ValueError, match="options: expected embedder='projection'"):
+    with pytest.raises(ValueError, match="options: expected embedder='projection', found 'lookup'"):
         BlockTransformerForCausalLM.from_vanilla(llama(), embedder="lookup")
+    with pytest.raises(ValueError, match="options: expected token_decoder='prefix', found 'summation'"):
+        BlockTransformerForCausalLM.from_vanilla(llama(), token_decoder="summation")
+    with pytest.raises(ValueError, match="hidden_size: expected that of the vanilla model, 32, found 64"):
+        BlockTransformerForCausalLM.from_vanilla(llama(), hidden_size=64)
     learned = MixerConfig(hidden_size=32, mixers={"a": ATTENTION}, position="learned", max_position_embeddings=9)
     with pytest.raises(ValueError, match="without learned positions, found position='learned'"):
         BlockTransformerForCausalLM.from_vanilla(MixerForCausalLM(learned))

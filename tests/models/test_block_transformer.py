@@ -276,6 +276,7 @@ REFUSALS: list[tuple[str, dict[str, Any]]] = [
     ("token_intermediate_size: expected a positive integer, found 0", {"token_intermediate_size": 0}),
     ("token_mixers: heads: expected a divisor of dim=32, found 7",
      {"token_mixers": {"a": {"mixer": "attention", "heads": 7}}}),
+    (r"block_mixers: expected \{letter: \{'mixer': name\}\}, found 'mamba2'", {"block_mixers": "mamba2"}),
     ("num_hidden_layers: expected num_block_layers and num_token_layers", {"num_hidden_layers": 4}),
     (r"feed_forward: expected letters of mixers \['a'\], found \['x'\]", {"feed_forward": {"x": "gelu"}}),
     ("expansion: expected .* 4 for token_decoder='summation', found 3",

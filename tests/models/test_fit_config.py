@@ -32,6 +32,7 @@ from tokenmix.models.fit.layers import parse_layers
         ({"layers": "(2)(2)"}, r"layers: expected pairs .* found '\(2\)\(2\)'"),
         ({"layers": "(0)"}, "layers: expected at least one layer, found none"),
         ({"layers": 3}, "layers"),
+        ({"num_hidden_layers": 4}, "num_hidden_layers: expected layers to say it, found num_hidden_layers=4"),
         ({"local_mixer": {"mixer": "window2d"}}, "local_mixer: mixer: unknown name 'window2d'"),
         ({"hidden_size": 0}, "hidden_size: expected a positive integer, found 0"),
         ({"latents": 0}, "latents: expected a positive integer, found 0"),

@@ -135,6 +135,9 @@ class BlockTransformerConfig(PreTrainedConfig):
             "max_position_embeddings",
         )  # fmt: skip
         sizes = ("vocab_size", "block_length", "hidden_size", "block_embeddings", "cls_layers")
+        for name in ("block_mixers", "token_mixers"):
+            if not isinstance(getattr(self, name), dict):
+                raise TypeError(f"{name}: expected {{letter: {{'mixer': name}}}}, found {getattr(self, name)!r}")
         if "num_hidden_layers" in kwargs:
             raise ValueError(
                 "num_hidden_layers: expected num_block_layers and num_token_layers, found "

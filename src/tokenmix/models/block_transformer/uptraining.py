@@ -55,8 +55,15 @@ def from_vanilla(
     """
     if method not in METHODS:
         raise ValueError(f"method: expected one of {METHODS}, found {method!r}")
+    for name, wanted in {"embedder": "projection", "token_decoder": "prefix", "block_embeddings": 1}.items():
+        if options.get(name, wanted) != wanted:
+            raise ValueError(f"options: expected {name}={wanted!r}, found {options[name]!r}")
     vanilla = model if isinstance(model, MixerForCausalLM) else from_transformers(model)
     config = vanilla.config
+    for name in ("hidden_size", "token_hidden_size", "vocab_size"):
+        own = getattr(config, name.removeprefix("token_"))
+        if options.get(name, own) != own:
+            raise ValueError(f"{name}: expected that of the vanilla model, {own}, found {options[name]!r}")
     if config.position != "none":
         raise ValueError(f"model: expected one without learned positions, found position={config.position!r}")
     letters = vanilla.stack.letters
@@ -80,8 +87,6 @@ def from_vanilla(
             **options,
         }
     )
-    if (ours_config.embedder, ours_config.token_decoder, ours_config.block_embeddings) != ("projection", "prefix", 1):
-        raise ValueError("options: expected embedder='projection', token_decoder='prefix' and block_embeddings=1")
     ours = build_with_weights(
         BlockTransformerForCausalLM, ours_config, _weights(vanilla, lower, upper, block_length, expansion)
     )

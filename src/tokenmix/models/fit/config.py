@@ -102,6 +102,9 @@ class FITConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         drop_code_fields(kwargs)
         refuse_misspelt_fields(FITConfig, kwargs)
+        for name, instead in (("num_hidden_layers", "layers"), ("max_position_embeddings", "max_groups * group_size")):
+            if name in kwargs:
+                raise ValueError(f"{name}: expected {instead} to say it, found {name}={kwargs[name]!r}")
         if self.vocab_size is not None and self.input_size is not None:
             raise ValueError(
                 f"input_size: expected either vocab_size or input_size, found {self.vocab_size} and {self.input_size}"

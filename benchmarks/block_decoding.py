@@ -5,21 +5,30 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.decoding import DIM, HEADS, HIDDEN, LAYERS, PEER, VOCABULARY, models
+from benchmarks.decoding import (
+    DIM,
+    HEADS,
+    HIDDEN,
+    LAYERS,
+    PEER,
+    VOCABULARY,
+    after_prompt,
+    llama_run,
+    models,
+    prompt,
+    vanilla_run,
+)  # fmt: skip
 from benchmarks.rows import Pair, Row, Run
-from tokenmix.layout import Layout
 from tokenmix.models import BlockTransformerConfig, BlockTransformerForCausalLM, MixerForCausalLM, generate
 from tokenmix.models.block_transformer import BlockTransformerState
 from tokenmix.stack_state import StackState
 
 OURS = "our vanilla model, generate"
 MIB = 2**20
-ROOM = 512  # places made for new tokens beforehand
 
 
 def block_model() -> BlockTransformerForCausalLM:
@@ -39,28 +48,12 @@ def block_model() -> BlockTransformerForCausalLM:
     return BlockTransformerForCausalLM(config).eval()
 
 
-def prompt(length: int, vocabulary: int = VOCABULARY) -> Tensor:
-    """(1, length) tokens."""
-    return torch.randint(1, vocabulary, (1, length), generator=torch.Generator().manual_seed(0))
-
-
 def rows_within(model: BlockTransformerForCausalLM | MixerForCausalLM, length: int, budget: int) -> int:
     """How many rows of `length` tokens a cache of `budget` bytes holds."""
     return budget // model.state_bytes(length)
 
 
 # ---------------------------------------------------------------------- contenders
-
-
-def after_prompt(model: Any, length: int, rows: int) -> tuple[Tensor, Any]:
-    """The (rows, 1) token after `length` of a prompt, and the state in which these were read."""
-    ids = prompt(length + 1, model.config.vocab_size)
-    state = model.init_state(1)
-    state.reserve(length + ROOM)
-    with torch.inference_mode():
-        model.read_last(ids[:, :-1], Layout(), state)
-    state.reorder(torch.zeros(rows, dtype=torch.int64))  # now no tensor of inference mode, which would be copied
-    return ids[:, -1:].expand(rows, -1), state
 
 
 def block_run(model: BlockTransformerForCausalLM, length: int, rows: int, steps: int, pack: bool) -> Run:
@@ -82,35 +75,6 @@ def _forked(stack: StackState) -> StackState:
     for state in states:
         state._growing = dict(state._growing)
     return StackState(states)
-
-
-def vanilla_run(model: MixerForCausalLM, length: int, rows: int, steps: int, pack: bool) -> Run:
-    """As `block_run`."""
-    last, state = after_prompt(model, length, rows)
-
-    def run() -> Tensor:
-        state.crop(length)
-        return generate(model, last, max_new_tokens=steps, state=state, pack_weights=pack)
-
-    return run
-
-
-def llama_run(model: torch.nn.Module, length: int, rows: int, steps: int) -> Run:
-    """The generate of transformers, with the cache that it makes by default, as `block_run`."""
-    ids = prompt(length + 1)
-    with torch.inference_mode():
-        read = model(ids[:, :-1], use_cache=True)
-    name = "cache" if hasattr(read, "cache") else "past_key_values"
-    cache = getattr(read, name)
-    cache.batch_repeat_interleave(rows)
-    whole = ids.expand(rows, -1).contiguous()
-
-    def run() -> Tensor:
-        cache.crop(min(0, length - cache.get_seq_length()))
-        with torch.inference_mode():
-            return model.generate(whole, max_new_tokens=steps, do_sample=False, **{name: cache})
-
-    return run
 
 
 # ---------------------------------------------------------------------- pairs
@@ -146,8 +110,7 @@ def _pair(
     else:
         other = vanilla_run(vanilla, length, theirs, steps, pack)
     peer_model = llama if peer == PEER else vanilla
-    # transformers gives the whole rows
-    errors = partial(both_differ, prompt(length + 1), block, mine, peer_model, lambda: other()[:, -steps - 1 :])
+    errors = partial(both_differ, prompt(length + 1), block, mine, peer_model, other)
     return Pair(mine, other, errors, limit=0.05, notes=_sizes(block, vanilla, length, own, theirs), work=own / theirs)
 
 

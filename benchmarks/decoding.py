@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.rows import Pair, Row
+from benchmarks.rows import Pair, Row, Run
+from tokenmix.layout import Layout
 from tokenmix.models import MixerForCausalLM, from_transformers, generate
 
 LAYERS, DIM, HEADS, HIDDEN, VOCABULARY = 8, 512, 8, 1536, 8192
+ROOM = 512  # places made for new tokens beforehand
 
 
 def models(layers: int = LAYERS) -> tuple[MixerForCausalLM, torch.nn.Module]:
@@ -34,38 +37,62 @@ def models(layers: int = LAYERS) -> tuple[MixerForCausalLM, torch.nn.Module]:
     return from_transformers(theirs).eval(), theirs
 
 
-def pair(length: int, rows: int, steps: int = 8, pack: bool = False) -> Pair:
-    """`steps` new tokens of each row, after a context of `length` tokens that was read before and is not timed."""
-    ours, theirs = models()
-    ids = torch.randint(1, VOCABULARY, (1, length + 1), generator=torch.Generator().manual_seed(0))
-    last = ids[:, -1:].expand(rows, -1)
-    with torch.inference_mode():  # one row is read, and then repeated
-        state = ours.stack.init_state(1)
-        ours.stack(ours.model.embed_tokens(ids[:, :-1]), state=state)
-        state.reorder(torch.zeros(rows, dtype=torch.int64))
-        read = theirs(ids[:, :-1], use_cache=True)
+def prompt(length: int, vocabulary: int = VOCABULARY) -> Tensor:
+    """(1, length) tokens."""
+    return torch.randint(1, vocabulary, (1, length), generator=torch.Generator().manual_seed(0))
+
+
+def after_prompt(model: Any, length: int, rows: int) -> tuple[Tensor, Any]:
+    """The (rows, 1) token after `length` of a prompt, and the state in which these were read."""
+    ids = prompt(length + 1, model.config.vocab_size)
+    state = model.init_state(1)
+    state.reserve(length + ROOM)
+    with torch.inference_mode():
+        model.read_last(ids[:, :-1], Layout(), state)
+    state.reorder(torch.zeros(rows, dtype=torch.int64))  # now no tensor of inference mode, which would be copied
+    return ids[:, -1:].expand(rows, -1), state
+
+
+def vanilla_run(model: MixerForCausalLM, length: int, rows: int, steps: int, pack: bool) -> Run:
+    """`steps` new tokens of each row after `length` that were read before and are not timed."""
+    last, state = after_prompt(model, length, rows)
+
+    def run() -> Tensor:
+        state.crop(length)
+        return generate(model, last, max_new_tokens=steps, state=state, pack_weights=pack)
+
+    return run
+
+
+def llama_run(model: torch.nn.Module, length: int, rows: int, steps: int) -> Run:
+    """The generate of transformers, with the cache that it makes by default, as `vanilla_run`."""
+    ids = prompt(length + 1)
+    with torch.inference_mode():
+        read = model(ids[:, :-1], use_cache=True)
     name = "cache" if hasattr(read, "cache") else "past_key_values"
     cache = getattr(read, name)
     cache.batch_repeat_interleave(rows)
-    prompt = ids.expand(rows, -1).contiguous()
+    whole = ids.expand(rows, -1).contiguous()
 
-    def mine() -> Tensor:
-        state.crop(length)
-        return generate(ours, last, max_new_tokens=steps, state=state, pack_weights=pack)
-
-    def llama() -> Tensor:
-        cache.crop(min(0, length - cache.get_seq_length()))  # views: what was read before is not copied here
+    def run() -> Tensor:
+        cache.crop(min(0, length - cache.get_seq_length()))
         with torch.inference_mode():
-            return theirs.generate(prompt, max_new_tokens=steps, do_sample=False, **{name: cache})[:, length:]
+            return model.generate(whole, max_new_tokens=steps, do_sample=False, **{name: cache})[:, length:]
 
-    note = f"{rows * steps} tokens a call"
-    return Pair(mine, llama, partial(_differing, mine, llama), limit=0.0, notes=note)
+    return run
+
+
+def pair(length: int, rows: int, steps: int = 8, pack: bool = False) -> Pair:
+    """`steps` new tokens of each row, after a context of `length` tokens that was read before and is not timed."""
+    ours, theirs = models()
+    mine, other = vanilla_run(ours, length, rows, steps, pack), llama_run(theirs, length, rows, steps)
+    return Pair(mine, other, partial(_differing, mine, other), limit=0.0, notes=f"{rows * steps} tokens a call")
 
 
 def prompt_pair(length: int) -> Pair:
     """A prompt of one row is read, and one token chosen."""
     ours, theirs = models()
-    ids = torch.randint(1, VOCABULARY, (1, length), generator=torch.Generator().manual_seed(0))
+    ids = prompt(length)
 
     def mine() -> Tensor:
         return generate(ours, ids, max_new_tokens=1)

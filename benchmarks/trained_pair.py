@@ -20,7 +20,8 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 import tokenmix.models  # noqa: F401  # registers the Auto classes
-from benchmarks.block_decoding import MIB, block_run, rows_within, vanilla_run
+from benchmarks.block_decoding import MIB, block_run, rows_within
+from benchmarks.decoding import vanilla_run
 from benchmarks.measure import Setting, alternate, paired
 from benchmarks.rows import Pair
 from tokenmix.models import BlockTransformerForCausalLM

@@ -33,8 +33,6 @@ class CrossAttention(nn.Module):
         Vaswani et al. 2017, arXiv 1706.03762, section 3.2.3.
     """
 
-    residual_projection = "o_proj"
-
     def __init__(
         self,
         dim: int,
@@ -71,11 +69,6 @@ class CrossAttention(nn.Module):
         y = attend(q, k, v, Full(), mask=mask)
         y = self.o_proj(y.transpose(1, 2).reshape(x.shape[0], x.shape[1], -1))
         return y if mask is None else y.masked_fill(~mask.any(1)[:, None, None], 0)
-
-    def reset_parameters(self) -> None:
-        """Draw the projections as `torch.nn.Linear` does."""
-        for projection in (self.q_proj, self.k_proj, self.v_proj, self.o_proj):
-            projection.reset_parameters()
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)

@@ -221,9 +221,7 @@ class MixerState(Counted):
         Raises:
             ValueError: a length that is not an integer of at least 0.
         """
-        if isinstance(length, bool) or not isinstance(length, int) or length < 0:
-            raise ValueError(f"length: expected an integer of at least 0, found {length!r}")
-        self._reserved = length
+        self._reserved = check_length(length)
 
     def check_crop(self, length: int) -> None:
         """Raise what `crop` would raise, and change nothing."""
@@ -278,6 +276,21 @@ class MixerState(Counted):
     def _apply(self, function: Callable[[Tensor], Tensor]) -> None:
         self.tensors = {name: function(tensor) for name, tensor in self.tensors.items()}
         self._growing = {name: function(tensor) for name, tensor in self._growing.items()}
+
+
+def check_length(length: int) -> int:
+    """The number of tokens that a state is to make place for.
+
+    Raises:
+        ValueError: not an integer of at least 0.
+
+    Example:
+        >>> check_length(3)
+        3
+    """
+    if isinstance(length, bool) or not isinstance(length, int) or length < 0:
+        raise ValueError(f"length: expected an integer of at least 0, found {length!r}")
+    return length
 
 
 def _must_not_write(tensor: Tensor) -> bool:

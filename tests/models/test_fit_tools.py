@@ -8,7 +8,8 @@ import torch
 from tiny_models import VOCABULARY, assert_close, randomize, tokens
 from torch import Tensor, nn
 
-from tokenmix.models.fit import FITConfig, FITForCausalLM, FITModel
+from tokenmix.models import MixerCache
+from tokenmix.models.fit import FITConfig, FITForCausalLM, FITModel, FITState
 
 GROUP, LATENTS = 4, 2
 EXACT = 1e-9
@@ -138,3 +139,13 @@ def attention(module: Any, x: Tensor, context: Tensor, sees: Callable[[int, int]
             parts.append(sum(weights[a] * v[j, at] for a, j in enumerate(keys)))
         rows.append(torch.cat(parts))
     return torch.stack(rows) @ module.o_proj.weight.T + module.o_proj.bias
+
+
+def logits_of(model: FITForCausalLM, ids: Tensor, **inputs: Any) -> Tensor:
+    with torch.no_grad():
+        return model(ids, **inputs).logits
+
+
+def memory(cache: MixerCache) -> FITState:
+    layer: Any = cache.layers[0]
+    return layer.state

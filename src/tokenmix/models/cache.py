@@ -142,6 +142,22 @@ def prepare_stack(cache: Cache, stack: Stack, like: Tensor) -> StackState:
     return state
 
 
+def prepare_whole(cache: Cache, model: Any, like: Tensor) -> MixerCacheLayer:
+    """The one layer of a cache that holds all that a model remembers, made by its `init_state` at the first call.
+
+    Args:
+        cache: of any kind of transformers'.
+        model: whose `init_state` makes a state.
+        like: (B, ...) features, of whose rows, device and dtype it is.
+    """
+    layer = mixer_layer(cache, 0)
+    fresh = layer.state is None
+    state = layer.prepare(model, like.shape[0], like)
+    if fresh and isinstance(cache, MixerCache):
+        state.reserve(cache.reserve)
+    return layer
+
+
 def advance_stack(cache: Cache, length: int, mask: Tensor | None) -> None:
     """Count a chunk in every layer, after a stack has read it; see `MixerCacheLayer.advance`."""
     for layer in cache.layers:

@@ -24,6 +24,7 @@ from transformers import (
 
 from tokenmix.models.causal_lm import MixerForCausalLM
 from tokenmix.models.config import MixerConfig
+from tokenmix.models.config_fields import plain_rope, require_settings
 from tokenmix.models.neox import describe_neox, rename_neox
 
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)
@@ -225,10 +226,8 @@ def _shared(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _llama(config: LlamaConfig) -> dict[str, Any]:
-    _require(config, hidden_act="silu", attention_dropout=0.0)
-    rope: dict[str, Any] = {**(config.rope_parameters or {})}
-    if rope["rope_type"] != "default":
-        raise ValueError(f"rope_parameters: expected rope_type 'default', found {rope['rope_type']!r}")
+    require_settings(config, hidden_act="silu", attention_dropout=0.0)
+    rope = plain_rope(config)
     mixer = {
         "mixer": "attention",
         "heads": config.num_attention_heads,
@@ -249,7 +248,7 @@ def _llama(config: LlamaConfig) -> dict[str, Any]:
 
 
 def _mamba(config: MambaConfig) -> dict[str, Any]:
-    _require(config, hidden_act="silu")
+    require_settings(config, hidden_act="silu")
     mixer = {
         "mixer": "mamba",
         "state_size": config.state_size,
@@ -263,7 +262,7 @@ def _mamba(config: MambaConfig) -> dict[str, Any]:
 
 
 def _mamba2(config: Mamba2Config) -> dict[str, Any]:
-    _require(config, hidden_act="silu")
+    require_settings(config, hidden_act="silu")
     mixer = {
         "mixer": "mamba2",
         "state_size": config.state_size,
@@ -279,12 +278,6 @@ def _mamba2(config: Mamba2Config) -> dict[str, Any]:
     if tuple(config.time_step_limit) != (0.0, math.inf):
         mixer["dt_limit"] = list(config.time_step_limit)
     return {"mixers": {"m": mixer}, "pattern": "m", "feed_forward": None, "norm_eps": config.layer_norm_epsilon}
-
-
-def _require(config: PreTrainedConfig, **settings: Any) -> None:
-    for name, wanted in settings.items():
-        if getattr(config, name) != wanted:
-            raise ValueError(f"{name}: expected {wanted!r}, found {getattr(config, name)!r}")
 
 
 _DESCRIPTIONS: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {

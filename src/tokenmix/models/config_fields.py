@@ -43,6 +43,49 @@ def refuse_misspelt_fields(config: type[PreTrainedConfig], names: dict[str, Any]
         raise ValueError(f"{name}: not a field of {config.__name__}; {known}")
 
 
+def require_settings(config: PreTrainedConfig, **settings: Any) -> None:
+    """Refuse a published model with a setting that has no counterpart here.
+
+    Raises:
+        ValueError: the setting, what is expected, and what was found.
+
+    Example:
+        >>> require_settings(PreTrainedConfig(), chunk_size_feed_forward=0)
+    """
+    for name, wanted in settings.items():
+        if getattr(config, name) != wanted:
+            raise ValueError(f"{name}: expected {wanted!r}, found {getattr(config, name)!r}")
+
+
+def plain_rope(config: Any) -> dict[str, Any]:
+    """The rotary parameters of a published model.
+
+    Raises:
+        ValueError: scaled ones.
+    """
+    rope: dict[str, Any] = {**(config.rope_parameters or {})}
+    if rope["rope_type"] != "default":
+        raise ValueError(f"rope_parameters: expected rope_type 'default', found {rope['rope_type']!r}")
+    return rope
+
+
+def in_groups(mixer: Any, group: int) -> Any:
+    """The description of a mixer over slots: in causal attention, those of a group see each other.
+
+    Args:
+        mixer: a name or a description.
+        group: slots a group.
+
+    Example:
+        >>> in_groups("attention", 2), in_groups("gam", 2)
+        ({'group': 2, 'mixer': 'attention'}, 'gam')
+    """
+    described = {"mixer": mixer} if isinstance(mixer, str) else mixer
+    if group == 1 or described.get("mixer") != "attention" or not described.get("causal", True):
+        return mixer
+    return {"group": group, **described}
+
+
 def drop_code_fields(names: dict[str, Any]) -> None:
     """Forget where a checkpoint says that its code is: that of these models is never a checkpoint's.
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from tokenmix.layout import Layout, put_tokens
 from tokenmix.state import MixerState, chunk_places
@@ -53,6 +54,31 @@ def token_layout(
         if attention_mask is None and segment_ids is None and columns is None:
             segment_ids = packed_segments(position_ids)
     return Layout(mask=mask, segments=segment_ids, positions=position_ids)
+
+
+def call_layout(
+    layout: Layout | None,
+    shape: tuple[int, int],
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    segment_ids: Tensor | None,
+    cache: Cache | None,
+) -> Layout:
+    """The layout of a call that may bring it whole, or told by Hugging Face's arguments; see `token_layout`.
+
+    Raises:
+        ValueError: both.
+
+    Example:
+        >>> call_layout(None, (1, 2), torch.tensor([[0, 1]]), None, None, None).mask.tolist()
+        [[False, True]]
+    """
+    if layout is None:
+        columns = None if cache is None else int(cache.get_seq_length())
+        return token_layout(shape, attention_mask, position_ids, segment_ids, columns)
+    if attention_mask is not None or position_ids is not None or segment_ids is not None:
+        raise ValueError("layout: expected it without attention_mask, position_ids and segment_ids, found both")
+    return layout
 
 
 def last_columns(name: str, values: Tensor, shape: tuple[int, int], columns: int) -> Tensor:

@@ -15,7 +15,7 @@ from tokenmix.layout import Layout
 from tokenmix.models.base import MixerPreTrainedModel
 from tokenmix.models.cache import CACHE_ARGUMENT, MixerCache, advance_stack, prepare_stack, take_cache
 from tokenmix.models.config import MixerConfig
-from tokenmix.models.inputs import check_tokens, chosen_states, input_shape, refuse_misspelt, token_layout, token_places
+from tokenmix.models.inputs import call_layout, check_tokens, chosen_states, input_shape, refuse_misspelt, token_places
 
 
 class MixerModel(MixerPreTrainedModel):
@@ -90,11 +90,7 @@ class MixerModel(MixerPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         chosen = chosen_states(output_hidden_states, len(self.stack.layers) + 1)
         shape = input_shape(input_ids, inputs_embeds, self.config.hidden_size)
-        if layout is None:
-            columns = None if cache is None else int(cache.get_seq_length())
-            layout = token_layout(shape, attention_mask, position_ids, segment_ids, columns)
-        elif attention_mask is not None or position_ids is not None or segment_ids is not None:
-            raise ValueError("layout: expected it without attention_mask, position_ids and segment_ids, found both")
+        layout = call_layout(layout, shape, attention_mask, position_ids, segment_ids, cache)
         if input_ids is not None:
             check_tokens("input_ids", input_ids, self.embed_tokens.num_embeddings)
             inputs_embeds = self.embed_tokens(input_ids)

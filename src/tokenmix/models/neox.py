@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor
 from transformers import GPTNeoXConfig
 
+from tokenmix.models.config_fields import plain_rope, require_settings
+
 _PARTS = {
     "attention.dense": "mixer.o_proj",
     "mlp.dense_h_to_4h": "feed_forward.up_proj",
@@ -30,12 +32,8 @@ def describe_neox(config: GPTNeoXConfig) -> dict[str, Any]:
         >>> fields["parallel_residual"], fields["mixers"]["a"]["rope_frequencies"]
         (True, [1.0, 0.01])
     """
-    for name, wanted in {"hidden_act": "gelu", "attention_dropout": 0.0, "hidden_dropout": 0.0}.items():
-        if getattr(config, name) != wanted:
-            raise ValueError(f"{name}: expected {wanted!r}, found {getattr(config, name)!r}")
-    rope: dict[str, Any] = {**(config.rope_parameters or {})}
-    if rope["rope_type"] != "default":
-        raise ValueError(f"rope_parameters: expected rope_type 'default', found {rope['rope_type']!r}")
+    require_settings(config, hidden_act="gelu", attention_dropout=0.0, hidden_dropout=0.0)
+    rope = plain_rope(config)
     width = config.hidden_size // config.num_attention_heads
     mixer = neox_attention(
         width, config.num_attention_heads, float(rope.get("partial_rotary_factor", 1.0)), float(rope["rope_theta"])

@@ -53,6 +53,16 @@ class WholeGroupState(ABC):
         """Number of rows."""
         return self.seen.shape[0]
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What cannot be taken back token by token; never empty, so that caches know that they cannot crop."""
+        return {"seen": self.seen}
+
+    def count(self, read: int | Tensor) -> None:
+        """Count tokens that were read: of every row, or (B,) of each."""
+        self.seen = self.seen + read
+        self.length = int(self.seen.max()) if isinstance(read, Tensor) else self.length + read
+
     def crop(self, length: int) -> None:
         """Refused but for what changes nothing.
 

@@ -10,22 +10,13 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from tokenmix.mixer import check_divides, check_positive
-from tokenmix.models.config_fields import drop_code_fields, refuse_misspelt_fields
-from tokenmix.models.neox import neox_attention
+from tokenmix.models.block_transformer.published import published
+from tokenmix.models.config_fields import drop_code_fields, in_groups, refuse_misspelt_fields
 from tokenmix.models.stack import ModelStack
 
 EMBEDDERS = ("lookup", "projection", "cls")
 TOKEN_DECODERS = ("prefix", "summation", "cross_attention")
 _ATTENTION = {"mixer": "attention", "heads": 8, "rope": True}
-# the paper's table: layers of either decoder, width, heads
-_SIZES = {
-    "5M": (3, 256, 8),
-    "19M": (3, 512, 8),
-    "85M": (6, 768, 12),
-    "302M": (12, 1024, 16),
-    "805M": (8, 2048, 16),
-    "1.2B": (12, 2048, 16),
-}
 
 
 @strict
@@ -151,6 +142,10 @@ class BlockTransformerConfig(PreTrainedConfig):
                 raise ValueError(f"{name}: expected one of {known}, found {getattr(self, name)!r}")
         if self.token_hidden_size is None:
             self.token_hidden_size = self.hidden_size
+        if self.cls_tokens is None:
+            self.cls_tokens = 1 if self.hidden_size * self.block_embeddings % 3 else 3
+        if self.expansion is None:
+            self.expansion = 2 if self.token_decoder == "prefix" else self.block_length // self.block_embeddings
         if self.initializer_range is None:
             self.initializer_range = self.hidden_size**-0.5
         if self.initializer_range <= 0:
@@ -182,8 +177,6 @@ class BlockTransformerConfig(PreTrainedConfig):
 
     def _check_blocks(self) -> None:
         length, each = self.block_length, self.block_embeddings
-        if self.cls_tokens is None:
-            self.cls_tokens = 1 if self.hidden_size * each % 3 else 3
         if length % each:
             raise ValueError(f"block_embeddings: expected a divisor of block_length={length}, found {each}")
         if self.embedder == "lookup" and (self.hidden_size * each) % length:
@@ -191,7 +184,7 @@ class BlockTransformerConfig(PreTrainedConfig):
                 f"hidden_size: expected a multiple of block_length / block_embeddings = {length // each} for "
                 f"embedder='lookup', found {self.hidden_size}"
             )
-        if self.embedder == "cls":
+        if self.embedder == "cls" and self.cls_tokens is not None:
             check_divides("cls_tokens", self.cls_tokens, "hidden_size * block_embeddings", self.hidden_size * each)
             width = self.hidden_size * each // self.cls_tokens
             check_divides("cls_heads", self.cls_heads, "hidden_size * block_embeddings / cls_tokens", width)
@@ -202,9 +195,7 @@ class BlockTransformerConfig(PreTrainedConfig):
             known = set(self.block_mixers) | set(self.token_mixers)
             if unknown := sorted(set(self.feed_forward) - known):
                 raise ValueError(f"feed_forward: expected letters of mixers {sorted(known)}, found {unknown}")
-        if self.expansion is None:
-            self.expansion = 2 if self.token_decoder == "prefix" else length // each
-        if self.token_decoder == "summation" and self.expansion * each != length:
+        if self.token_decoder == "summation" and self.vectors != length:
             raise ValueError(
                 f"expansion: expected block_length / block_embeddings = {length // each} for "
                 f"token_decoder='summation', found {self.expansion}"
@@ -222,20 +213,13 @@ class BlockTransformerConfig(PreTrainedConfig):
 
     def build_block_stack(self) -> ModelStack:
         """The block decoder."""
-        mixers = {letter: self._in_blocks(mixer) for letter, mixer in self.block_mixers.items()}
+        mixers = {letter: in_groups(mixer, self.block_embeddings) for letter, mixer in self.block_mixers.items()}
         return self._build_stack("block", mixers, self.hidden_size, self.intermediate_size)
 
     def build_token_stack(self) -> ModelStack:
         """The token decoder."""
         width = self.token_hidden_size or self.hidden_size
         return self._build_stack("token", self.token_mixers, width, self.token_intermediate_size)
-
-    def _in_blocks(self, mixer: Any) -> Any:
-        """The description of a mixer of the block decoder; in attention, the embeddings of a block see each other."""
-        described = {"mixer": mixer} if isinstance(mixer, str) else mixer
-        if self.block_embeddings == 1 or described.get("mixer") != "attention" or not described.get("causal", True):
-            return mixer
-        return {"group": self.block_embeddings, **described}
 
     def _build_stack(self, which: str, mixers: dict[str, Any], width: int, hidden: int | None) -> ModelStack:
         layers, feed_forward = getattr(self, f"num_{which}_layers"), self.feed_forward
@@ -278,29 +262,4 @@ class BlockTransformerConfig(PreTrainedConfig):
             >>> config.num_block_layers, config.hidden_size, config.vocab_size
             (6, 768, 50304)
         """
-        if size not in _SIZES:
-            raise ValueError(f"size: expected one of {', '.join(_SIZES)}, found {size!r}")
-        layers, width, heads = _SIZES[size]
-        mixer = neox_attention(width // heads, heads)
-        return cls(
-            **{
-                "vocab_size": 50304,
-                "hidden_size": width,
-                "block_mixers": {"a": mixer},
-                "num_block_layers": layers,
-                "token_mixers": {"a": mixer},
-                "num_token_layers": layers,
-                "feed_forward": "gelu",
-                "feed_forward_bias": True,
-                "parallel_residual": True,
-                "norm": "layernorm",
-                "random_offset": size in ("5M", "19M", "85M"),
-                "initializer_range": 0.02,
-                "initialize_mixers": False,
-                "rescale_residual": False,
-                "max_position_embeddings": 2048,
-                "bos_token_id": 0,
-                "eos_token_id": 0,
-                **options,
-            }
-        )
+        return cls(**published(size) | options)

@@ -20,8 +20,8 @@ from tokenmix.models.block_transformer.embedder import build_embedder
 from tokenmix.models.block_transformer.reading import read_first, read_on, read_whole
 from tokenmix.models.block_transformer.state import BlockTransformerState
 from tokenmix.models.block_transformer.token_decoder import TokenDecoder
-from tokenmix.models.cache import CACHE_ARGUMENT, MixerCache, mixer_layer, take_cache
-from tokenmix.models.inputs import can_look, check_tokens, input_shape, refuse_misspelt, token_layout, token_places
+from tokenmix.models.cache import CACHE_ARGUMENT, MixerCache, prepare_whole, take_cache
+from tokenmix.models.inputs import call_layout, can_look, check_tokens, input_shape, refuse_misspelt, token_places
 
 
 class BlockTransformerModel(BlockTransformerPreTrainedModel):
@@ -56,6 +56,9 @@ class BlockTransformerModel(BlockTransformerPreTrainedModel):
         self.blocks = GatherProcessScatter(
             build_embedder(config), config.build_block_stack(), TokenDecoder(config), shift=1
         )
+        decoder = self.token_decoder
+        # what a state must fit: blocks, and how the token decoder reads them
+        self._owner = (config.block_length, config.block_embeddings, decoder.kind, decoder.vectors, decoder.width)
         self.post_init()
 
     @property
@@ -112,11 +115,7 @@ class BlockTransformerModel(BlockTransformerPreTrainedModel):
         check_tokens("input_ids", tokens, self.config.vocab_size)
         if not rows * length:
             raise ValueError(f"input_ids: expected at least one row and one token, found {(rows, length)}")
-        if layout is None:
-            columns = None if cache is None else int(cache.get_seq_length())
-            layout = token_layout((rows, length), attention_mask, position_ids, segment_ids, columns)
-        elif attention_mask is not None or position_ids is not None or segment_ids is not None:
-            raise ValueError("layout: expected it without attention_mask, position_ids and segment_ids, found both")
+        layout = call_layout(layout, (rows, length), attention_mask, position_ids, segment_ids, cache)
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and layout.segments is None
         if cache is None and use_cache:
@@ -125,12 +124,8 @@ class BlockTransformerModel(BlockTransformerPreTrainedModel):
             self._check_context(layout, length)
             x = read_whole(self.blocks, tokens, self.training_layout(layout, rows, length))
         else:
-            memory = mixer_layer(cache, 0)
-            fresh = memory.state is None
-            state: Any = memory.prepare(self, rows, self.token_decoder.bridge.weight)  # type: ignore[arg-type]
-            BlockTransformerState.check(state, self._owner, rows)
-            if fresh and isinstance(cache, MixerCache):
-                state.reserve(cache.reserve)
+            memory = prepare_whole(cache, self, self.token_decoder.bridge.weight.new_empty(rows, 0))
+            state: Any = memory.state
             x = self.read(tokens, state, layout, last_only=last_only)
             memory.advance(length, layout.mask)
         kept: dict[str, Any] = {CACHE_ARGUMENT: cache}
@@ -143,12 +138,6 @@ class BlockTransformerModel(BlockTransformerPreTrainedModel):
         device = self.device if device is None else device
         memory = self.block_stack.init_state(batch_size, device=device, dtype=dtype)
         return BlockTransformerState(memory, self.config.block_length, self.config.block_embeddings, self._owner)
-
-    @property
-    def _owner(self) -> tuple[object, ...]:
-        """What a state must fit: blocks, and how the token decoder reads them."""
-        config, decoder = self.config, self.token_decoder
-        return (config.block_length, config.block_embeddings, decoder.kind, decoder.vectors, decoder.width)
 
     def read(
         self, input_ids: Tensor, state: BlockTransformerState, layout: Layout | None = None, *, last_only: bool = False

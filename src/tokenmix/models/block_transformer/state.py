@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tokenmix.models.whole_group_state import WholeGroupState
 from tokenmix.stack_state import StackState
+from tokenmix.state import check_length
 
 
 class BlockTransformerState(WholeGroupState):
@@ -67,11 +68,6 @@ class BlockTransformerState(WholeGroupState):
         return self.tokens.shape[1]
 
     @property
-    def tensors(self) -> dict[str, Tensor]:
-        """What cannot be taken back token by token; never empty, so that caches know that they cannot crop."""
-        return {"seen": self.seen}
-
-    @property
     def nbytes(self) -> int:
         """Bytes that both decoders keep; the vectors and tokens of the present block are left out, as counters are."""
         return self.block.nbytes + (0 if self.token is None else self.token.nbytes)
@@ -82,14 +78,7 @@ class BlockTransformerState(WholeGroupState):
         Raises:
             ValueError: a length that is not an integer of at least 0.
         """
-        if isinstance(length, bool) or not isinstance(length, int) or length < 0:
-            raise ValueError(f"length: expected an integer of at least 0, found {length!r}")
-        self.block.reserve((length // self.block_length + 2) * self.block_embeddings)
-
-    def count(self, read: int | Tensor) -> None:
-        """Count tokens that were read: of every row, or (B,) of each."""
-        self.seen = self.seen + read
-        self.length = int(self.seen.max()) if isinstance(read, Tensor) else self.length + read
+        self.block.reserve((check_length(length) // self.block_length + 2) * self.block_embeddings)
 
     def reorder(self, index: Tensor) -> None:
         """See `MixerState.reorder`."""

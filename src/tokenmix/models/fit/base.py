@@ -11,7 +11,7 @@ from tokenmix.models.base import MixerPreTrainedModel
 from tokenmix.models.fit.config import FITConfig
 from tokenmix.models.fit.exchange import NormedCrossAttention
 from tokenmix.models.fit.stages import FITStage
-from tokenmix.models.initialise import is_loaded
+from tokenmix.models.initialise import rescale_weight
 
 
 class FITPreTrainedModel(MixerPreTrainedModel):
@@ -35,9 +35,7 @@ class FITPreTrainedModel(MixerPreTrainedModel):
         """As the base does; the last projection of a cross-attention starts smaller, as that of any branch."""
         super()._init_weights(module)
         if isinstance(module, NormedCrossAttention) and self.config.rescale_residual:
-            weight = module.o_proj.weight
-            if not is_loaded(weight):
-                weight.mul_(self._branches(latent=self._is_latent(module)) ** -0.5)
+            rescale_weight(module.o_proj, self._branches(latent=self._is_latent(module)) ** -0.5)
 
     def _branches_beside(self, block: nn.Module) -> int:
         """Residual branches that are added to what a block adds to: tokens, or latents."""

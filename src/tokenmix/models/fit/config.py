@@ -11,7 +11,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from tokenmix.mixer import TokenMixer, build_mixer, check_divides, check_positive, get_mixer
-from tokenmix.models.config_fields import drop_code_fields, refuse_misspelt_fields
+from tokenmix.models.config_fields import drop_code_fields, in_groups, refuse_misspelt_fields
 from tokenmix.models.fit.layers import parse_layers
 from tokenmix.models.stack import ModelStack
 
@@ -191,8 +191,7 @@ class FITConfig(PreTrainedConfig):
     def _described(self, name: str) -> dict[str, Any]:
         """The description; in a causal model, attention lets the latents of a group see each other."""
         described: dict[str, Any] = getattr(self, name)
-        grouped = name == "latent_mixer" and described["mixer"] == "attention" and self.causal and described["causal"]
-        return {"group": self.latents, **described} if grouped else described
+        return in_groups(described, self.latents) if name == "latent_mixer" and self.causal else described
 
     def _check_mixer(self, name: str, dim: int, group: int) -> TokenMixer:
         """Build it, and refuse one that reads what it should not."""

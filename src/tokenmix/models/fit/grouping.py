@@ -73,5 +73,5 @@ def find_groups(
         dataclasses.replace(tokens, layout=inner),
         None if filled is None or bool(filled.all()) else filled,
         index,
-        (places % size).masked_fill(padding, 0),
+        places % size,
     )

@@ -12,14 +12,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from tokenmix.layout import Layout, put_tokens, take_tokens
-from tokenmix.models.cache import CACHE_ARGUMENT, MixerCache, mixer_layer, take_cache
+from tokenmix.models.cache import CACHE_ARGUMENT, MixerCache, prepare_whole, take_cache
 from tokenmix.models.fit.base import FITPreTrainedModel
 from tokenmix.models.fit.config import FITConfig
 from tokenmix.models.fit.grouping import FITGroups, find_groups
 from tokenmix.models.fit.reading import read_tokens
 from tokenmix.models.fit.stages import build_stages, run_stages
 from tokenmix.models.fit.state import FITState, StageState
-from tokenmix.models.inputs import check_tokens, input_shape, refuse_misspelt, token_layout
+from tokenmix.models.inputs import call_layout, check_tokens, input_shape, refuse_misspelt
 
 
 @dataclass
@@ -88,6 +88,9 @@ class FITModel(FITPreTrainedModel):
             if latent_output:
                 self.latent_norm = nn.LayerNorm(config.latent_size, eps=config.norm_eps)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+        # what a state must fit: groups, latents, and the layers that read them
+        sizes = (config.group_size, config.latents, config.hidden_size, config.latent_size)
+        self._owner = (*sizes, config.layers, str(config.local_mixer), str(config.latent_mixer))
         self.post_init()
 
     @can_return_tuple
@@ -127,23 +130,15 @@ class FITModel(FITPreTrainedModel):
         cache = take_cache(cache, past_key_values)
         refuse_misspelt(kwargs, type(self).__name__)
         rows, length = self.input_shape(input_ids, inputs_embeds)
-        if layout is None:
-            columns = None if cache is None else int(cache.get_seq_length())
-            layout = token_layout((rows, length), attention_mask, position_ids, segment_ids, columns)
-        elif attention_mask is not None or position_ids is not None or segment_ids is not None:
-            raise ValueError("layout: expected it without attention_mask, position_ids and segment_ids, found both")
+        layout = call_layout(layout, (rows, length), attention_mask, position_ids, segment_ids, cache)
         if not self.config.causal and (use_cache or cache is not None):
             raise ValueError(f"{'use_cache' if cache is None else CACHE_ARGUMENT}: expected none with causal=False")
         x = self.embed(input_ids, inputs_embeds)
         if cache is None and not use_cache:
             return self._run(x, layout)
         cache = MixerCache() if cache is None else cache
-        memory = mixer_layer(cache, 0)
-        fresh = memory.state is None
-        state: Any = memory.prepare(self, rows, x)  # type: ignore[arg-type]  # it has what is asked of a mixer there
-        FITState.check(state, self._owner, rows)
-        if fresh and isinstance(cache, MixerCache):
-            state.reserve(cache.reserve)
+        memory = prepare_whole(cache, self, x)
+        state: Any = memory.state
         x = self.read(x, state, layout)
         memory.advance(length, layout.mask)
         kept: dict[str, Any] = {CACHE_ARGUMENT: cache}
@@ -234,13 +229,6 @@ class FITModel(FITPreTrainedModel):
         state = FITState(stages, batch_size, self.config.group_size, self.config.latents, device)
         state.owner, state.dtype = self._owner, dtype
         return state
-
-    @property
-    def _owner(self) -> tuple[object, ...]:
-        """What a state must fit: groups, latents, and the layers that read them."""
-        config = self.config
-        sizes = (config.group_size, config.latents, config.hidden_size, config.latent_size)
-        return (*sizes, config.layers, str(config.local_mixer), str(config.latent_mixer))
 
     def read(self, x: Tensor, state: FITState, layout: Layout | None = None) -> Tensor:
         """Read tokens, in any split, and advance the state in place.

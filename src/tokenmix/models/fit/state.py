@@ -12,6 +12,7 @@ from torch import Tensor
 from tokenmix.counters import Counters
 from tokenmix.models.whole_group_state import WholeGroupState
 from tokenmix.stack_state import StackState
+from tokenmix.state import check_length
 
 
 @dataclass
@@ -79,11 +80,6 @@ class FITState(WholeGroupState):
         self.dtype: torch.dtype | None = None  # of what the mixers keep; None for that of their parameters
 
     @property
-    def tensors(self) -> dict[str, Tensor]:
-        """What cannot be taken back token by token: the present group."""
-        return {"filled": self.filled}
-
-    @property
     def nbytes(self) -> int:
         """Bytes that all stages keep; the counters are left out."""
         held = [memory for stage in self.stages for memory in (stage.local, stage.latent) if memory is not None]
@@ -96,18 +92,12 @@ class FITState(WholeGroupState):
         Raises:
             ValueError: a length that is not an integer of at least 0.
         """
-        if isinstance(length, bool) or not isinstance(length, int) or length < 0:
-            raise ValueError(f"length: expected an integer of at least 0, found {length!r}")
+        groups = -(-check_length(length) // self.group_size)
         for stage in self.stages:
             if stage.local is not None:
                 stage.local.reserve(self.group_size)
             if stage.latent is not None:
-                stage.latent.reserve(-(-length // self.group_size) * self.latents)
-
-    def count(self, sizes: Tensor) -> None:
-        """Count (B,) tokens a row that were read."""
-        self.seen = self.seen + sizes
-        self.length = int(self.seen.max())
+                stage.latent.reserve(groups * self.latents)
 
     def reorder(self, index: Tensor) -> None:
         """See `MixerState.reorder`."""

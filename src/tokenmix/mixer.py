@@ -270,7 +270,7 @@ def build_mixer(spec: str | Mapping[str, Any], dim: int) -> TokenMixer:
     """Build a mixer from its description.
 
     Args:
-        spec: a name, or a mapping with the name under "mixer" and the constructor's keywords.
+        spec: a name, or a mapping with the name (or a class) under "mixer" and the constructor's keywords.
         dim: width of the features.
 
     Raises:
@@ -283,13 +283,14 @@ def build_mixer(spec: str | Mapping[str, Any], dim: int) -> TokenMixer:
     options = {"mixer": spec} if isinstance(spec, str) else dict(spec)
     if "mixer" not in options:
         raise ValueError(f"spec: expected a key 'mixer' with the mixer's name, found keys {sorted(options)}")
-    cls = get_mixer(options.pop("mixer"))
+    named = options.pop("mixer")
+    cls: type[TokenMixer] = named if isinstance(named, type) else get_mixer(named)
     accepted = [p for p in inspect.signature(cls).parameters if p != "dim"]
     for key in options:
         if key == "dim":
             raise ValueError("spec: dim is that of the model and cannot be set for one mixer")
         if key not in accepted:
-            raise ValueError(f"{key}: not an argument of mixer {cls.name!r}; {_nearest(key, accepted)}")
+            raise ValueError(f"{key}: not an argument of mixer {cls.name or cls.__name__!r}; {_nearest(key, accepted)}")
     return cls(dim, **options)
 
 

@@ -1,4 +1,4 @@
-"""The command `tokenmix`: check a mixer against the laws, list the mixers, convert a model, show what is installed."""
+"""The command `tokenmix`: compare mixers, check one against the laws, list them, convert a model, say what is there."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tokenmix.cli import check, convert, env, mixers
+from tokenmix.cli import check, compare, convert, env, mixers
 from tokenmix.cli.errors import UsageError
 
-COMMANDS = {"check": check, "mixers": mixers, "convert": convert, "env": env}
+COMMANDS = {"compare": compare, "check": check, "mixers": mixers, "convert": convert, "env": env}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,13 +28,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     try:
-        arguments = parser.parse_args(argv)
+        arguments, rest = parser.parse_known_args(argv)
+        if rest and arguments.command != "compare":  # whose config has keys of its own
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
     except SystemExit as stop:  # argparse has printed the reason
         return int(stop.code or 0)
     if arguments.command is None:
         parser.print_help()
         return 2
     try:
+        if arguments.command == "compare":
+            return compare.run(arguments, rest)
         return COMMANDS[arguments.command].run(arguments)
     except UsageError as error:
         print(f"tokenmix {arguments.command}: {error}", file=sys.stderr)

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from tokenmix.cli.errors import UsageError, json_object
@@ -46,51 +41,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _build(target: str, dim: int, options: dict[str, Any]) -> Any:
     from tokenmix.mixer import build_mixer
+    from tokenmix.mixer_files import load_mixer_class
 
+    if ":" in target:
+        try:
+            own = load_mixer_class(target)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
     try:
         if ":" not in target:
             return build_mixer({"mixer": target, **options}, dim)
-        return _load(target)(dim, **options)
+        return own(dim, **options)
     except (TypeError, ValueError) as error:
         hint = "" if ":" in target else "; a class of your own is MODULE:CLASS or file.py:CLASS"
         raise UsageError(f"cannot build {target}: {error}{hint}") from error
-
-
-def _load(target: str) -> Any:
-    from tokenmix.mixer import TokenMixer
-
-    place, _, name = target.rpartition(":")
-    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
-    found = getattr(module, name, None)
-    if not (isinstance(found, type) and issubclass(found, TokenMixer)):
-        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-        own = [key for key in classes if issubclass(vars(module)[key], TokenMixer) and key != "TokenMixer"]
-        what = f"no {name!r}" if found is None else f"{name!r}, which is no TokenMixer subclass"
-        raise UsageError(f"{place} has {what}; its mixers: {', '.join(own) or 'none'}")
-    return found
-
-
-def _load_module(name: str) -> ModuleType:
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # modules in the working directory, as for `python -m`
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise UsageError(f"cannot import {name!r}: {error}; a file is given as path/to/file.py:CLASS") from error
-    except Exception as error:  # the user's own module may fail in any way
-        raise UsageError(f"cannot import {name!r}: {type(error).__name__}: {error}") from error
-
-
-def _load_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UsageError(f"no file {path} (looked in {Path.cwd()})")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"cannot read {path} as a Python module")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # the user's own file may fail in any way
-        raise UsageError(f"cannot import {path}: {type(error).__name__}: {error}") from error
-    return module

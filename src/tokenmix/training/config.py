@@ -29,7 +29,7 @@ def parse_config(cls: type[C], arguments: Sequence[str] | None = None, descripti
     """
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(description=description, exit_on_error=False)
+    parser = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="a YAML file; later options override it")
     parser.add_class_arguments(cls)
     plain, deep = _split_deep_overrides(list(sys.argv[1:] if arguments is None else arguments), known_keys(cls))

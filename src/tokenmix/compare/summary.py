@@ -1,0 +1,154 @@
+"""From runs to a table: the learning rate of each stack, its mean and spread, and who is level with whom."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def mean_spread(values: Sequence[float]) -> list[float | None]:
+    """Mean and standard deviation between seeds (n - 1); None for the second of one value.
+
+    Example:
+        >>> mean_spread([1.0, 3.0]), mean_spread([2.0])
+        ([2.0, 1.4142135623730951], [2.0, None])
+    """
+    return [statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None]
+
+
+def beyond_spread(a: Sequence[float], b: Sequence[float]) -> bool | None:
+    """Whether two means differ by more than twice the standard error of their difference.
+
+        |mean a - mean b| > 2 sqrt(s_a^2 / n_a + s_b^2 / n_b)
+
+    Args:
+        a, b: a score a seed.
+
+    Returns:
+        None where either has one seed, so that there is no spread.
+
+    Example:
+        >>> beyond_spread([1.0, 1.1], [2.0, 2.1]), beyond_spread([1.0, 2.0], [1.4, 2.4]), beyond_spread([1], [2])
+        (True, False, None)
+    """
+    if len(a) < 2 or len(b) < 2:
+        return None
+    error = math.sqrt(statistics.variance(a) / len(a) + statistics.variance(b) / len(b))
+    return abs(statistics.fmean(a) - statistics.fmean(b)) > 2 * error
+
+
+def summarise(results: Mapping[str, Any]) -> list[Row]:
+    """A row for each task and stack.
+
+    The learning rate is that of `best_rate`. The score is the mean of the test scores at that rate. The verdict
+    compares it with the best stack of the task by `beyond_spread`: "best", "level with the best", "worse", or "at
+    chance" where it is not beyond guessing; "one seed" where there is no spread to compare with.
+
+    Args:
+        results: with "tasks" and "runs".
+    """
+    rows = []
+    for task, about in results["tasks"].items():
+        mine = [run for run in results["runs"] if run["task"] == task]
+        stacks = dict.fromkeys(run["stack"] for run in mine)
+        rows += judge([_row(task, about, stack, [r for r in mine if r["stack"] == stack]) for stack in stacks], about)
+    return rows
+
+
+def _row(task: str, about: Mapping[str, Any], stack: str, runs: Sequence[Mapping[str, Any]]) -> Row:
+    sign = 1 if about["higher_is_better"] else -1
+    by_rate: dict[float, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        by_rate.setdefault(run["learning_rate"], []).append(run)
+    tried = {rate: _scores(group, "valid") for rate, group in sorted(by_rate.items())}
+    whole = {rate: scores for rate, scores in tried.items() if len(scores) == len(by_rate[rate])}
+    rate = best_rate(by_rate, about["higher_is_better"])
+    row: Row = {
+        "task": task,
+        "stack": stack,
+        "parameters": runs[0]["parameters"],
+        "flops": runs[0]["flops"],
+        "by_learning_rate": {f"{rate:g}": mean_spread(scores) for rate, scores in whole.items()},
+        "failed": sum(run["status"] != "finished" for run in runs),
+    }
+    if rate is None:
+        empty = dict.fromkeys(("learning_rate", "valid", "score", "spread", "seconds"))
+        return row | empty | {"scores": [], "seeds": 0, "solved_runs": 0, "cases": {}, "verdict": "failed"}
+    best = sorted(by_rate[rate], key=lambda run: run["seed"])
+    scores = _scores(best, "test")
+    mean, spread = mean_spread(scores)
+    solved = about["solved"]
+    return row | {
+        "learning_rate": rate,
+        "valid": statistics.fmean(whole[rate]),
+        "score": mean,
+        "spread": spread,
+        "scores": scores,
+        "seeds": len(scores),
+        "solved_runs": 0 if solved is None else sum(sign * score >= sign * solved for score in scores),
+        "solved_rates": []
+        if solved is None
+        else [other for other, found in whole.items() if all(sign * score >= sign * solved for score in found)],
+        "cases": {label: mean_spread([run["cases"][label] for run in best]) for label in about["cases"]},
+        "seconds": statistics.fmean(run["seconds"] for run in best),
+        "verdict": "",
+    }
+
+
+def best_rate(by_rate: Mapping[float, Sequence[Mapping[str, Any]]], higher_is_better: bool) -> float | None:
+    """The learning rate with the best mean validation score; of those tried with the most seeds, the lower of equals.
+
+    Args:
+        by_rate: runs by learning rate.
+        higher_is_better: the direction of the score.
+
+    Returns:
+        None where every rate has a run that failed or diverged.
+
+    Example:
+        >>> run = lambda valid: {"status": "finished", "valid": valid}
+        >>> best_rate({0.1: [run(0.5)], 0.2: [run(0.7)], 0.3: [{"status": "diverged", "valid": None}]}, True)
+        0.2
+    """
+    scores = {rate: _scores(runs, "valid") for rate, runs in by_rate.items()}
+    most = max(len(runs) for runs in by_rate.values())
+    whole = [rate for rate, runs in by_rate.items() if len(scores[rate]) == len(runs) == most]
+    sign = 1 if higher_is_better else -1
+    return max(whole, key=lambda rate: (sign * statistics.fmean(scores[rate]), -rate), default=None)
+
+
+def judge(rows: list[Row], about: Mapping[str, Any]) -> list[Row]:
+    """Give each row of one task its verdict; rows stay in their order."""
+    sign = 1 if about["higher_is_better"] else -1
+    scored = [row for row in rows if row["scores"]]
+    if not scored:
+        return rows
+    best = max(scored, key=lambda row: sign * row["score"])
+    for row in scored:
+        apart = beyond_spread(row["scores"], best["scores"])
+        if no_better_than_guessing(row, about):
+            row["verdict"] = "at chance"
+        elif row is best:
+            row["verdict"] = "best"
+        elif apart is None:
+            row["verdict"] = "one seed"
+        else:
+            row["verdict"] = "worse" if apart else "level with the best"
+    return rows
+
+
+def no_better_than_guessing(row: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
+    """Whether a mean is not above the first reference, which is what guessing gives, by twice its standard error."""
+    if not about["references"]:
+        return False
+    sign, (_, guess) = (1 if about["higher_is_better"] else -1), next(iter(about["references"].items()))
+    error = (row["spread"] or 0.0) / math.sqrt(row["seeds"])
+    return sign * (row["score"] - guess) <= 2 * error
+
+
+def _scores(runs: Iterable[Mapping[str, Any]], key: str) -> list[float]:
+    return [run[key] for run in runs if run["status"] == "finished" and run[key] is not None]

@@ -1,0 +1,60 @@
+"""A mixer of the user's own, by `module:Class` or `file.py:Class`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from tokenmix.mixer import TokenMixer
+
+
+def load_mixer_class(target: str) -> type[TokenMixer]:
+    """The class that a name such as "my_module:MyMixer" or "path/to/my_file.py:MyMixer" stands for.
+
+    It runs the module, so it is for what a person typed, never for what a checkpoint says.
+
+    Raises:
+        ValueError: no such module, file or class, a module that fails, or a class that is no TokenMixer.
+
+    Example:
+        >>> load_mixer_class("tokenmix.mixers.gam:GAM").__name__
+        'GAM'
+    """
+    place, _, name = target.rpartition(":")
+    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
+    found = getattr(module, name, None)
+    if not (isinstance(found, type) and issubclass(found, TokenMixer)):
+        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        own = [key for key in classes if issubclass(vars(module)[key], TokenMixer) and key != "TokenMixer"]
+        what = f"no {name!r}" if found is None else f"{name!r}, which is no TokenMixer subclass"
+        raise ValueError(f"{place} has {what}; its mixers: {', '.join(own) or 'none'}")
+    return found
+
+
+def _load_module(name: str) -> ModuleType:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # modules in the working directory, as for `python -m`
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"cannot import {name!r}: {error}; a file is given as path/to/file.py:CLASS") from error
+    except Exception as error:  # the user's own module may fail in any way
+        raise ValueError(f"cannot import {name!r}: {type(error).__name__}: {error}") from error
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ValueError(f"no file {path} (looked in {Path.cwd()})")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"cannot read {path} as a Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's own file may fail in any way
+        raise ValueError(f"cannot import {path}: {type(error).__name__}: {error}") from error
+    return module

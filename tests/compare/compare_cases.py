@@ -1,0 +1,57 @@
+"""Tiny comparisons that the tests run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MIXERS = {
+    "a": {"mixer": "attention", "heads": 2, "rope": True},
+    "g": {"mixer": "gam", "slots": 8},
+    "m": {"mixer": "mamba2", "state_size": 8, "head_dim": 16},
+}
+
+
+def tiny(output: Path, **changes: Any) -> dict[str, Any]:
+    """The tree of a config: two stacks, two tasks, two rates, two seeds, twelve updates."""
+    tree: dict[str, Any] = {
+        "mixers": {letter: MIXERS[letter] for letter in "ag"},
+        "stacks": {"attention": "a", "gam": "g"},
+        "tasks": {
+            "recall": {"task": "recall", "lengths": [16], "pairs": [2, 4], "vocabulary": 16},
+            "parity": {"task": "parity", "lengths": [9], "training": {"steps": 6}},
+        },
+        "model": {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 40},
+        "protocol": {
+            "learning_rates": [0.003, 0.01],
+            "seeds": [0, 1],
+            "steps": 12,
+            "batch_size": 8,
+            "evaluate_every": 4,
+            "warmup_steps": 2,
+            "valid_rows": 8,
+            "test_rows": 16,
+            "workers": 1,
+        },
+        "costs": {"measure": False},
+        "portrait": {"measure": False},
+        "output": str(output),
+    }
+    for key, value in changes.items():
+        tree[key] = {**tree[key], **value} if key in ("protocol", "costs", "portrait") else value
+    return tree
+
+
+def write(tree: dict[str, Any], path: Path) -> Path:
+    """As a YAML file."""
+    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def quality(results: dict[str, Any]) -> Any:
+    """What must be equal between two comparisons: everything but times and places."""
+    runs = [{k: v for k, v in run.items() if k not in ("seconds", "folder", "command")} for run in results["runs"]]
+    summary = [{k: v for k, v in row.items() if k != "seconds"} for row in results["summary"]]
+    return runs, summary, results["tasks"], results["skipped"]

@@ -19,7 +19,7 @@ SECTION = "Plug a mixer into a Hugging Face model"
 
 @pytest.fixture
 def demo_was_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which `make demo` seems to have left its hybrid."""
+    """A folder in which `make smoke` seems to have left its hybrid."""
     tokenizer: PreTrainedTokenizerBase = byte_tokenizer()
     config = MixerConfig(
         vocab_size=len(tokenizer), hidden_size=32, mixers={"m": {"mixer": "mamba2", "head_dim": 16}}, pattern="m"

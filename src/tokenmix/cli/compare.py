@@ -110,6 +110,9 @@ def _narrow(config: CompareConfig, arguments: argparse.Namespace) -> None:
             raise ValueError(f"--{option}: expected one of {', '.join(there)}, found {unknown[0]!r}")
         if wanted:
             setattr(config, field, {name: value for name, value in there.items() if name in wanted})
+    for task, spec in config.tasks.items():
+        if "stacks" in spec:
+            config.tasks[task] = {**spec, "stacks": [name for name in spec["stacks"] if name in config.stacks]}
 
 
 def _add_mixers(config: CompareConfig, arguments: argparse.Namespace) -> None:
@@ -130,6 +133,9 @@ def _add_mixers(config: CompareConfig, arguments: argparse.Namespace) -> None:
             stack += "_2"
         config.mixers[letter] = {"mixer": name, **given}
         config.stacks[stack] = letter
+        for spec in config.tasks.values():
+            if isinstance(spec.get("stacks"), list):
+                spec["stacks"] = [*spec["stacks"], stack]
 
 
 def _command() -> str:

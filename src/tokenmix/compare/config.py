@@ -87,7 +87,7 @@ class CompareConfig:
     """What is compared: a pattern of letters for each name: {attention: a, hybrid: ma}."""
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     """A description for each task: {recall: {task: recall, pairs: [4, 8]}}. `training` in it replaces values of the
-    protocol for this task: {training: {steps: 300}}."""
+    protocol for this task: {training: {steps: 300}}; `stacks` names those that are asked, else all are."""
     model: ModelConfig = field(default_factory=ModelConfig)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     costs: CostsConfig = field(default_factory=CostsConfig)
@@ -119,8 +119,20 @@ class CompareConfig:
         return dataclasses.replace(self.protocol, **own)
 
     def task_spec(self, task: str) -> dict[str, Any]:
-        """The description of one task, without its training."""
-        return {key: value for key, value in self.tasks[task].items() if key != "training"}
+        """The description of one task, without its training and stacks."""
+        return {key: value for key, value in self.tasks[task].items() if key not in ("training", "stacks")}
+
+    def stacks_of(self, task: str) -> list[str]:
+        """The stacks that are asked a task.
+
+        Raises:
+            ValueError: a name that no stack has.
+        """
+        asked = self.tasks[task].get("stacks", list(self.stacks))
+        if not isinstance(asked, list) or (unknown := [name for name in asked if name not in self.stacks]):
+            found = unknown if isinstance(asked, list) else asked
+            raise ValueError(f"tasks.{task}.stacks: expected names among {', '.join(self.stacks)}, found {found}")
+        return list(asked)
 
     def check(self) -> None:
         """Refuse names that do not fit together.
@@ -147,6 +159,7 @@ class CompareConfig:
                 raise ValueError(f"mixers: expected one letter and a key 'mixer', found {letter!r}: {spec}")
         for task in self.tasks:
             self.protocol_of(task)
+            self.stacks_of(task)
 
 
 def with_classes(mixers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

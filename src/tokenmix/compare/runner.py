@@ -58,7 +58,7 @@ def make_plan(config: CompareConfig) -> Plan:
     trials, skipped = [], []
     for name, task in tasks.items():
         protocol = config.protocol_of(name)
-        for stack in config.stacks:
+        for stack in config.stacks_of(name):
             reason = skip_reason(config, stack, task)
             if reason is not None:
                 skipped.append({"task": name, "stack": stack, "reason": reason})

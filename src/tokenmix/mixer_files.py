@@ -1,4 +1,4 @@
-"""A mixer of the user's own, by `module:Class` or `file.py:Class`."""
+"""A class of the user's own, by `module:Class` or `file.py:Class`."""
 
 from __future__ import annotations
 
@@ -7,30 +7,44 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from tokenmix.mixer import TokenMixer
 
+C = TypeVar("C")
+
 
 def load_mixer_class(target: str) -> type[TokenMixer]:
-    """The class that a name such as "my_module:MyMixer" or "path/to/my_file.py:MyMixer" stands for.
-
-    It runs the module, so it is for what a person typed, never for what a checkpoint says.
-
-    Raises:
-        ValueError: no such module, file or class, a module that fails, or a class that is no TokenMixer.
+    """The mixer that a name such as "my_module:MyMixer" or "path/to/my_file.py:MyMixer" stands for; see `load_class`.
 
     Example:
         >>> load_mixer_class("tokenmix.mixers.gam:GAM").__name__
         'GAM'
     """
+    return load_class(target, TokenMixer)
+
+
+def load_class(target: str, base: type[C]) -> type[C]:
+    """The class that "my_module:MyClass" or "path/to/my_file.py:MyClass" stands for.
+
+    It runs the module, so it is for what a person typed, never for what a checkpoint says.
+
+    Args:
+        target: module or file, a colon, and the class.
+        base: what it must be a subclass of.
+
+    Raises:
+        ValueError: no such module, file or class, a module that fails, or a class of another kind.
+    """
     place, _, name = target.rpartition(":")
     module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
     found = getattr(module, name, None)
-    if not (isinstance(found, type) and issubclass(found, TokenMixer)):
+    if not (isinstance(found, type) and issubclass(found, base)):
         classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-        own = [key for key in classes if issubclass(vars(module)[key], TokenMixer) and key != "TokenMixer"]
-        what = f"no {name!r}" if found is None else f"{name!r}, which is no TokenMixer subclass"
-        raise ValueError(f"{place} has {what}; its mixers: {', '.join(own) or 'none'}")
+        own = [key for key in classes if issubclass(vars(module)[key], base) and key != base.__name__]
+        what = f"no {name!r}" if found is None else f"{name!r}, which is no {base.__name__} subclass"
+        kind = {"TokenMixer": "mixers", "Task": "tasks"}.get(base.__name__, "classes")
+        raise ValueError(f"{place} has {what}; its {kind}: {', '.join(own) or 'none'}")
     return found
 
 

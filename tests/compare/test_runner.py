@@ -14,7 +14,7 @@ from compare_cases import MIXERS, quality, tiny, write
 from rich.console import Console
 
 from tokenmix.cli import main
-from tokenmix.compare.config import CompareConfig
+from tokenmix.compare.config import PRESETS, CompareConfig
 from tokenmix.compare.runner import make_plan, read_results, run_comparison
 from tokenmix.compare.trial import TEST_SEED, Batches, run_trial
 from tokenmix.training import parse_config
@@ -291,3 +291,32 @@ def test_report_and_baseline(whole, tmp_path, capsys):
     (tmp_path / "bad.json").write_text("{}")
     assert main(["compare", str(path), "--baseline", str(tmp_path / "bad.json")]) == 2
     assert "baseline: expected results.json of a comparison" in capsys.readouterr().err
+
+
+def test_the_task_of_the_docs_is_run(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
+    (tmp_path / "my_tasks.py").write_text(text.split("```python\n")[1].split("```")[0])
+    tree = tiny(tmp_path / "out", tasks={"first": {"task": f"{tmp_path}/my_tasks.py:First"}})
+    tree["protocol"] |= {"seeds": [0], "learning_rates": [0.01], "steps": 60, "batch_size": 32, "evaluate_every": 60}
+    results = run_comparison(load(tree, tmp_path), console=QUIET)
+    scores = {row["stack"]: row["score"] for row in results["summary"]}
+    assert scores["attention"] > 0.5
+    assert scores["gam"] < 0.4  # the first token lies beyond its reach
+    assert results["tasks"]["first"]["cases"] == ["16", "32"]
+
+
+@pytest.mark.parametrize("name", ["demo", "recall", "tasks"])
+def test_presets_can_be_run(name):
+    config, _ = parse_config(CompareConfig, ["--config", str(PRESETS / f"{name}.yaml")])
+    plan = make_plan(config)
+    for task in plan.tasks:
+        sizes = [size.parameters for (of, _), size in plan.sizes.items() if of == task]
+        assert max(sizes) / min(sizes) < 1.01
+    assert not plan.skipped
+
+
+def test_list(capsys):
+    assert main(["compare", "--list"]) == 0
+    printed = capsys.readouterr().out
+    assert "demo" in printed
+    assert "listops" in printed

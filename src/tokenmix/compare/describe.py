@@ -23,7 +23,7 @@ def describe_task(config: CompareConfig, name: str, task: Task) -> dict[str, Any
     """What the report says of a task."""
     cases = [str(case[task.vary]) for case in task.cases]
     return {
-        "task": task.name,
+        "task": task.name or type(task).__name__,
         "spec": config.task_spec(name),
         "definition": definition(task),
         "source": task.source,

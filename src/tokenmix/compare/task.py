@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenmix.layout import Layout
+from tokenmix.mixer_files import load_class
 
 Split = Literal["train", "valid", "test"]
 Case = Mapping[str, Any]
@@ -105,7 +106,7 @@ class Task:
             number: 0, 1, ...: cases take turns.
             rows: rows.
         """
-        stream = [seed, zlib.crc32(self.name.encode()), SPLITS.index(split), number]
+        stream = [seed, zlib.crc32((self.name or type(self).__qualname__).encode()), SPLITS.index(split), number]
         return self.draw(self.cases[number % len(self.cases)], rows, split, np.random.default_rng(stream))
 
     def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
@@ -174,6 +175,8 @@ def list_tasks() -> dict[str, type[Task]]:
 def build_task(spec: str | Mapping[str, Any]) -> Task:
     """Build a task from its description: a name, or a mapping with the name under "task" and keywords.
 
+    The name is a registered one, or that of a class of your own: "my_module:MyTask", "path/to/my_file.py:MyTask".
+
     Raises:
         ValueError: unknown name or keyword (with the nearest ones), or a value that the task refuses.
 
@@ -184,13 +187,17 @@ def build_task(spec: str | Mapping[str, Any]) -> Task:
     options = {"task": spec} if isinstance(spec, str) else dict(spec)
     name = options.pop("task", None)
     known = list_tasks()
-    if name not in known:
+    if isinstance(name, str) and ":" in name:
+        cls: type[Task] = load_class(name, Task)
+    elif name in known:
+        cls = known[name]
+    else:
         raise ValueError(f"task: expected one of {', '.join(known)}, found {name!r}{_near(str(name), known)}")
-    accepted = list(inspect.signature(known[name]).parameters)
+    accepted = list(inspect.signature(cls).parameters)
     for key in options:
         if key not in accepted:
             raise ValueError(f"{key}: expected one of {', '.join(accepted)} for task {name!r}{_near(key, accepted)}")
-    return known[name](**options)
+    return cls(**options)
 
 
 def tokens(values: np.ndarray) -> Tensor:

@@ -23,8 +23,9 @@ class Recall(Task):
         inputs   k1 v1 k2 v2  ...  k2 ..  k1 ..
         targets  -  -  -  -        v2     v1
 
-    Two departures from the published code. Random tokens are never a key of the row: there, a key that stands by
-    chance before another token makes its answer ambiguous, which is rare with 8192 tokens and not with 64. And the
+    The first key gets the first draw, so it tends to be asked for soonest, as in the published code. Two departures
+    from that code. Random tokens are never a key of the row: there, a key that stands by chance before another token
+    makes its answer ambiguous, which is rare with 8192 tokens and not with 64. And the
     first of V/2 key tokens, 0, is not used as a filler either, since nothing else uses it.
 
     Args:
@@ -64,6 +65,7 @@ class Recall(Task):
         check_positive("vocabulary", vocabulary)
         for length, count in zip(lengths, pairs, strict=True):
             check_positive("pairs", count)
+            check_positive("lengths", length)
             if length % 2 or length < 4 * count:
                 raise ValueError(f"lengths: expected an even number of at least 4 * pairs={4 * count}, found {length}")
             if count > vocabulary // 2 - 1:

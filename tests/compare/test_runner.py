@@ -320,3 +320,32 @@ def test_list(capsys):
     printed = capsys.readouterr().out
     assert "demo" in printed
     assert "listops" in printed
+
+
+def test_a_task_may_be_asked_of_some_stacks_alone(tmp_path):
+    tree = tiny(tmp_path / "out", costs={"lengths": [8, 16], "rounds": 1, "backward": False, "measure": True})
+    tree["protocol"] |= {"seeds": [0], "learning_rates": [0.01], "steps": 2, "evaluate_every": 2}
+    tree["tasks"]["recall"]["stacks"] = ["attention"]
+    results = run_comparison(load(tree, tmp_path), console=QUIET)
+    asked = {(row["task"], row["stack"]) for row in results["summary"]}
+    assert asked == {("recall", "attention"), ("parity", "attention"), ("parity", "gam")}
+    assert {row["stack"] for row in results["costs"]["rows"]} == {"attention", "gam"}
+    tree["tasks"]["recall"]["stacks"] = ["atention"]
+    with pytest.raises(
+        ValueError, match=r"tasks.recall.stacks: expected names among attention, gam, found \['atention'\]"
+    ):
+        run_comparison(load(tree, tmp_path), console=QUIET)
+
+
+def test_first_seed_searches_for_the_others(tmp_path):
+    tree = tiny(tmp_path / "out", protocol={"search": "first seed", "seeds": [0, 1, 2]})
+    del tree["tasks"]["parity"]
+    results = run_comparison(load(tree, tmp_path), console=QUIET)
+    for row in results["summary"]:
+        mine = [run for run in results["runs"] if run["stack"] == row["stack"]]
+        assert len(mine) == 2 + 2
+        first = {run["learning_rate"]: run["valid"] for run in mine if run["seed"] == 0}
+        assert first[row["learning_rate"]] == max(first.values())
+        assert {run["learning_rate"] for run in mine if run["seed"] > 0} == {row["learning_rate"]}
+        assert row["seeds"] == 3
+    assert any("chosen with the first seed" in sentence for sentence in results["findings"])

@@ -104,23 +104,16 @@ def _rates(task: str, about: Mapping[str, Any], rows: Sequence[Any]) -> Iterable
 def _growth(results: Results) -> Iterable[str]:
     costs = results.get("costs") or {}
     growth = costs.get("growth") or {}
-    for key, what in (("flops", "FLOPs of a forward"), ("forward_seconds", "time of a forward")):
+    for key, what in (("flops", "the FLOPs of a forward grow"), ("forward_seconds", "the time of a forward grows")):
         slopes = {stack: found[key] for stack, found in growth.items() if found.get(key) is not None}
         if not slopes:
             continue
-        linear = [f"{stack} ({slope:.2f})" for stack, slope in slopes.items() if slope <= LINEAR]
-        steep = [f"{stack} ({slope:.2f})" for stack, slope in slopes.items() if slope > LINEAR]
+        linear = [f"{stack} (L^{slope:.2f})" for stack, slope in slopes.items() if slope <= LINEAR]
+        steep = [f"{stack} (L^{slope:.2f})" for stack, slope in slopes.items() if slope > LINEAR]
         lengths = sorted({row["length"] for row in costs["rows"]})
-        upper = lengths[len(lengths) // 2 :] if len(lengths) > 2 else lengths
-        span = f"between {upper[0]} and {upper[-1]} tokens"
-        if linear:
-            yield f"Cost: the {what} grows linearly in the length {span} for {listed(linear)} (exponent)."
-        if steep:
-            yield (
-                f"Cost: it grows faster for {listed(steep)}."
-                if linear
-                else f"Cost: the {what} grows faster than linearly {span} for {listed(steep)}."
-            )
+        told = [f"linearly or less for {listed(linear)}"] if linear else []
+        told += [f"faster for {listed(steep)}"] if steep else []
+        yield f"Cost: up to {lengths[-1]} tokens, over the upper half of the lengths, {what} {', '.join(told)}."
 
 
 def _ratios(results: Results) -> Iterable[str]:
@@ -185,10 +178,14 @@ def _grounds(results: Results) -> Iterable[str]:
     rows = [row for row in results["summary"] if row["scores"]]
     few = sorted({row["seeds"] for row in rows if row["seeds"] < 3})
     if few:
-        yield f"Grounds: only {listed([str(n) for n in few])} seeds: differences cannot be told from luck."
+        counted = "1 seed" if few == [1] else f"{listed([str(n) for n in few])} seeds"
+        yield f"Grounds: only {counted}: differences cannot be told from luck."
     rates = {len(row["by_learning_rate"]) for row in rows}
     if rates and min(rates) < 3:
-        yield f"Grounds: only {min(rates)} learning rates tried: a mixer may have been given the wrong one."
+        counted = "1 learning rate" if min(rates) == 1 else f"{min(rates)} learning rates"
+        yield f"Grounds: only {counted} tried: a mixer may have been given the wrong one."
+    if results.get("config", {}).get("protocol", {}).get("search") == "first seed":
+        yield "Grounds: learning rates were chosen with the first seed, whose score is favoured by that."
     failed = [f"{row['stack']} on {row['task']} ({row['failed']})" for row in results["summary"] if row["failed"]]
     if failed:
         yield f"Grounds: runs that failed or diverged: {listed(failed)}."

@@ -25,12 +25,12 @@ Told = dict[str, Any]
 
 
 class Measured:
-    """Measures the stacks as they were sized for one task, and keeps each number until what it depends on changes.
+    """Measures the stacks without their embeddings and heads, and keeps each number until what it depends on changes.
 
     Args:
         config: of the comparison.
-        task: whose sizes the stacks have.
-        sizes: by stack.
+        task: any, to build a model with.
+        sizes: by stack, those of its first task.
         console: tells what is going on.
     """
 

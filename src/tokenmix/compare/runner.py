@@ -130,9 +130,9 @@ def run_comparison(
             "skipped": plan.skipped,
         }
         results["summary"] = summarise(results)
-        task = next(iter(plan.tasks))
-        sizes = {stack: size for (name, stack), size in plan.sizes.items() if name == task}
-        measured = Measured(config, plan.tasks[task], sizes, console)
+        sizes = {stack: size for (_, stack), size in reversed(plan.sizes.items())}  # of its first task
+        sizes = {stack: sizes[stack] for stack in config.stacks if stack in sizes}
+        measured = Measured(config, next(iter(plan.tasks.values())), sizes, console)
         results["costs"], results["portraits"] = measured.costs(), measured.portraits()
         results["baseline"] = None if earlier is None else against_baseline(results, earlier, str(baseline))
         results["findings"] = find(results)

@@ -15,8 +15,9 @@ from rich.console import Console
 
 from tokenmix.cli import main
 from tokenmix.compare.config import PRESETS, CompareConfig
+from tokenmix.compare.judge import TEST_SEED
 from tokenmix.compare.runner import make_plan, read_results, run_comparison
-from tokenmix.compare.trial import TEST_SEED, Batches, run_trial
+from tokenmix.compare.trial import Batches, run_trial
 from tokenmix.training import parse_config
 
 QUIET = Console(quiet=True)
@@ -184,6 +185,15 @@ MISTAKES = {
         {"mixers": {**MIXERS, "g": {"mixer": "gam", "slots": 4000}}, "stacks": {"attention": "a", "gam": "g"}},
         "stacks.gam: expected at most",
     ),
+    "same label": (
+        {"tasks": {"x": {"task": "recall", "lengths": [16, 32], "pairs": [2, 2], "vocabulary": 16}}},
+        "tasks.x: expected another pairs for each case, found 2, 2",
+    ),
+    "stacks of a task": ({"tasks": {"x": {"task": "parity", "stacks": "gam"}}}, "tasks.x.stacks: expected a list"),
+    "twice": ({"tasks": {"x": {"task": "parity", "stacks": ["gam", "gam"]}}}, "tasks.x.stacks: expected a list"),
+    "width": ({"model": {"hidden_size": -4}}, "hidden_size"),
+    "rate": ({"protocol": {"learning_rates": [float("inf")]}}, "learning_rates"),
+    "seed": ({"tasks": {"x": {"task": "parity", "training": {"seeds": [1.5]}}}}, "tasks.x.training: seeds: expected"),
     "budget": ({"model": {"feed_forward": None, "hidden_size": 16}}, "model.feed_forward: expected one"),
 }
 
@@ -199,8 +209,7 @@ def test_mistakes_end_before_anything_is_trained(name, tmp_path, capsys):
 
 def test_misspelt_keys_and_values_are_named(tmp_path, capsys):
     path = write(tiny(tmp_path / "out"), tmp_path / "compare.yaml")
-    with pytest.raises(SystemExit):
-        main(["compare", str(path), "--protocol.step", "3"])
+    assert main(["compare", str(path), "--protocol.step", "3"]) == 2
     assert "protocol.steps" in capsys.readouterr().err
     assert main(["compare", "demmo"]) == 2
     assert "expected a YAML file or one of demo" in capsys.readouterr().err
@@ -332,7 +341,7 @@ def test_a_task_may_be_asked_of_some_stacks_alone(tmp_path):
     assert {row["stack"] for row in results["costs"]["rows"]} == {"attention", "gam"}
     tree["tasks"]["recall"]["stacks"] = ["atention"]
     with pytest.raises(
-        ValueError, match=r"tasks.recall.stacks: expected names among attention, gam, found \['atention'\]"
+        ValueError, match=r"expected a list of different names among attention, gam, found \['atention'\]"
     ):
         run_comparison(load(tree, tmp_path), console=QUIET)
 
@@ -349,3 +358,50 @@ def test_first_seed_searches_for_the_others(tmp_path):
         assert {run["learning_rate"] for run in mine if run["seed"] > 0} == {row["learning_rate"]}
         assert row["seeds"] == 3
     assert any("chosen with the first seed" in sentence for sentence in results["findings"])
+
+
+def test_stack_keeps_the_budget_of_the_whole(whole, tmp_path):
+    path = write(tiny(tmp_path / "out"), tmp_path / "compare.yaml")
+    assert main(["compare", str(path), "--stack", "gam", "--task", "recall"]) == 0
+    alone, both = read_results(tmp_path / "out")["runs"], whole["runs"]
+    for run in alone:
+        other = next(r for r in both if r["folder"] == run["folder"])
+        assert (run["parameters"], run["test"]) == (other["parameters"], other["test"])
+    assert {run["stack"] for run in alone} == {"gam"}
+
+
+def test_results_of_older_code_of_ones_own_are_refused(tmp_path, capsys):
+    source = tmp_path / "mine.py"
+    text = (
+        "import tokenmix\n"
+        "class Mine(tokenmix.TokenMixer):\n"
+        "    causal, cost = 'always', 'L'\n"
+        "    def mix(self, x, layout, state):\n"
+        "        return x\n"
+    )
+    source.write_text(text)
+    tree = tiny(tmp_path / "out", protocol={"seeds": [0], "learning_rates": [0.01], "steps": 2, "evaluate_every": 2})
+    command = ["compare", str(write(tree, tmp_path / "c.yaml")), "--mixer", f"{source}:Mine", "--task", "recall"]
+    assert main(command) == 0
+    source.write_text(text.replace("return x", "return x.cumsum(1)"))
+    assert main(command) == 2
+    assert "mine.py:Mine=" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_ends_a_run_at_once(tmp_path):
+    source = tmp_path / "mine.py"
+    source.write_text(
+        "import tokenmix\n"
+        "class Late(tokenmix.TokenMixer):\n"
+        "    causal, cost, calls = 'always', 'L', 0\n"
+        "    def mix(self, x, layout, state):\n"
+        "        self.calls += self.training\n"
+        "        return x / (self.calls < 4)\n"
+    )
+    mixers = {"n": {"mixer": f"{source}:Late"}}
+    tree = tiny(tmp_path / "out", mixers=mixers, stacks={"late": "n"})
+    tree["model"]["num_hidden_layers"] = 1
+    tree["protocol"] |= {"seeds": [0], "learning_rates": [0.01], "steps": 9, "evaluate_every": 100}
+    del tree["tasks"]["parity"]
+    (run,) = run_comparison(load(tree, tmp_path), console=QUIET)["runs"]
+    assert (run["status"], run["stopped"], run["steps"]) == ("diverged", "diverged", 4)

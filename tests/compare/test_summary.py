@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
+import random
 
 import pytest
 
@@ -91,17 +91,76 @@ def test_verdicts():
     assert verdicts(found) == {"best": "best", "near": "level with the best", "far": "worse", "blind": "at chance"}
 
 
-def test_twice_the_standard_error():
-    a, b = [1.0, 1.2, 1.4], [1.5, 1.7, 1.9]  # both s = 0.2, so the error of the difference is 0.2 sqrt(2 / 3)
-    error = 0.2 * math.sqrt(2 / 3)
-    assert beyond_spread(a, b) is (2 * error < 0.5)
-    assert beyond_spread(a, [x - 0.3 for x in b]) is (2 * error < 0.2)
+def test_welch():
+    stats = pytest.importorskip("scipy.stats", reason="scipy comes with scikit-learn")
+    a = [1.0, 1.2, 1.4]
+    for shift in (0.1, 0.3, 0.4, 0.45, 0.5, 0.6, 1.0):
+        b = [value + shift for value in (1.0, 1.2, 1.4)]
+        assert beyond_spread(a, b) is bool(stats.ttest_ind(a, b, equal_var=False).pvalue < 0.05), shift
     assert beyond_spread([1.0, 1.0], [1.0, 1.0]) is False
+    assert beyond_spread([1.0, 1.0], [0.9999, 0.9999]) is False
+    assert beyond_spread([1.0, 1.0], [0.9, 0.9]) is True
+
+
+def test_equal_stacks_are_seldom_called_different():
+    generator = random.Random(0)
+    draw = lambda: [generator.gauss(0.5, 0.1) for _ in range(3)]  # noqa: E731
+    called = sum(bool(beyond_spread(draw(), draw())) for _ in range(2000))
+    assert called / 2000 < 0.06
+
+
+def test_a_constant_answer_is_at_chance():
+    runs = [run("constant", 0.01, seed, 0.2527, answers=1024) for seed in range(3)]
+    runs += [run("reads", 0.01, seed, 0.35, answers=1024) for seed in range(3)]
+    assert verdicts(results(runs)) == {"constant": "at chance", "reads": "best"}
+    prior = {**ABOUT, "references": {"guessing": 0.1, "most frequent": 0.25}, "blind": "most frequent"}
+    found = {"tasks": {"recall": prior}, "runs": runs}
+    assert {row["stack"]: row["verdict"] for row in summarise(found)} == {"constant": "at chance", "reads": "best"}
+
+
+def test_nearly_solved_is_no_crash():
+    runs = [run("a", 0.01, seed, score, cases={"2": score, "4": score}) for seed, score in enumerate([1.0, 1.0, 0.98])]
+    assert any("solved by a with 2 of 3" in sentence for sentence in find(results(runs)))
+
+
+def test_a_diverged_rate_counts_as_tried():
+    runs = [run("a", rate, seed, 0.5 + rate) for rate in (0.001, 0.003) for seed in range(3)]
+    runs += [run("a", 0.01, seed, None, status="diverged") for seed in range(3)]
+    text = "\n".join(find(results(runs)))
+    assert "edge of the grid" not in text
+    assert "learning rates tried" not in text
+    assert "failed or diverged: a on recall (3)" in text
+
+
+def test_the_next_rate_serves_where_a_later_seed_diverged():
+    lost = run("a", 0.1, 1, None, status="diverged")
+    assert best_rate({0.1: [run("a", 0.1, 0, 0.96), lost], 0.01: [run("a", 0.01, 0, 0.95)]}, True) == 0.01
+
+
+def test_a_look_at_the_future_is_told():
+    runs = three("cheat", [1.0, 1.0, 1.0])
+    found = results(runs, portraits={"cheat": {"reads_future": True, "reach": 3, "reach_bounded": True}})
+    found["tasks"] = {"recall": {**ABOUT, "needs_causal": True}}
+    text = "\n".join(find(found))
+    assert "cheat reads the future, so its scores on recall are worth nothing" in text
+    assert "no training can solve" not in text
+
+
+def test_a_baseline_of_other_settings_says_so():
+    before, after = results(three("a", [0.5, 0.51, 0.52])), results(three("a", [0.9, 0.91, 0.92]))
+    shared = {"stacks": {"a": "x"}, "mixers": {"x": {"mixer": "gam"}}, "tasks": {"recall": {}}, "model": {}}
+    before["config"], after["config"] = ({**shared, "protocol": {"steps": steps}} for steps in (10, 1000))
+    after["baseline"] = against_baseline(after, before, "old.json")
+    assert after["baseline"]["rows"][0]["note"] == "settings: protocol.steps 10 then, 1000 now"
+    assert any("not only the code differs" in sentence for sentence in find(after))
 
 
 def test_findings_follow_the_numbers():
     runs = [*three("wins", [1.0, 1.0, 0.995]), *three("half", [1.0, 0.5, 0.5]), *three("blind", [0.2, 0.25, 0.3])]
-    portraits = {"blind": {"reach": 4, "reach_bounded": True}, "wins": {"reach": 1023, "reach_bounded": False}}
+    portraits = {
+        "blind": {"reach": 4, "reach_bounded": True, "reach_known": True},
+        "wins": {"reach": 1023, "reach_bounded": False},
+    }
     text = "\n".join(find(results(runs, portraits=portraits)))
     assert "wins solves it with every seed" in text
     assert "solved by half with 1 of 3" in text

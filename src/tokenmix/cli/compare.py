@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shlex
 import sys
@@ -57,7 +58,10 @@ def run(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
         raise UsageError(f"{error}; pip install 'tokenmix[compare]'") from error
     if arguments.list:
         return _list()
-    config, _ = parse_config(CompareConfig, ["--config", str(_config_file(arguments.config)), *rest])
+    try:
+        config, _ = parse_config(CompareConfig, ["--config", str(_config_file(arguments.config)), *rest])
+    except SystemExit as stop:  # the reason has been printed
+        return int(stop.code or 0)
     try:
         _narrow(config, arguments)
         _add_mixers(config, arguments)
@@ -67,9 +71,12 @@ def run(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
         )
         if arguments.only:
             print_run(results["runs"][0], console)
-            return 0
+            return 1 if results["runs"][0]["status"] == "failed" else 0
         page = write_report(results, config.output)
-    except (TypeError, ValueError, ModuleNotFoundError) as error:
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on where it was", file=sys.stderr)
+        return 130
+    except (TypeError, ValueError, OSError, ModuleNotFoundError) as error:
         raise UsageError(str(error)) from error
     print_tables(results, console)
     console.print(f"\nThe page: {page.resolve()}", markup=False, highlight=False, soft_wrap=True)
@@ -103,24 +110,26 @@ def _config_file(name: str) -> Path:
 
 
 def _narrow(config: CompareConfig, arguments: argparse.Namespace) -> None:
-    """Leave out the tasks and stacks that were not asked for."""
-    for option, field in (("task", "tasks"), ("stack", "stacks")):
-        wanted, there = getattr(arguments, option), getattr(config, field)
-        if unknown := [name for name in wanted if name not in there]:
+    """Leave out the tasks that were not asked for, and ask each of the others of the stacks that were."""
+    config.check()
+    for option, there in (("task", config.tasks), ("stack", config.stacks)):
+        if unknown := [name for name in getattr(arguments, option) if name not in there]:
             raise ValueError(f"--{option}: expected one of {', '.join(there)}, found {unknown[0]!r}")
-        if wanted:
-            setattr(config, field, {name: value for name, value in there.items() if name in wanted})
-    for task, spec in config.tasks.items():
-        if "stacks" in spec:
-            config.tasks[task] = {**spec, "stacks": [name for name in spec["stacks"] if name in config.stacks]}
+    if arguments.task:
+        config.tasks = {name: spec for name, spec in config.tasks.items() if name in arguments.task}
+    if arguments.stack:  # the others stay in the config, since one of them sets the budget
+        for task in config.tasks:
+            asked = [name for name in config.stacks_of(task) if name in arguments.stack]
+            config.tasks[task] = {**config.tasks[task], "stacks": asked}
 
 
 def _add_mixers(config: CompareConfig, arguments: argparse.Namespace) -> None:
     """A stack for each --mixer, under the name of its class or mixer."""
     if len(arguments.options) > len(arguments.mixer):
         raise ValueError("--options: expected one for each --mixer at most, in their order")
-    letters = (chr(code) for code in range(0x3B1, 0x3C9))  # Greek: no letter of a config is taken
-    for number, (letter, name) in enumerate(zip(letters, arguments.mixer, strict=False)):
+    free = (chr(code) for code in itertools.count(0x3B1) if chr(code) not in config.mixers)  # Greek, and on
+    for number, name in enumerate(arguments.mixer):
+        letter = next(free)
         options = arguments.options[number] if number < len(arguments.options) else "{}"
         try:
             given = json.loads(options)

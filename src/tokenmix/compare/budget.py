@@ -53,8 +53,8 @@ def match_budget(config: CompareConfig, stack: str, task: Task) -> Size:
             f"model.feed_forward: expected one, since protocol.budget={kind!r} is met by its width, found None; "
             "set protocol.budget to none"
         )
-    target = getattr(measure_size(config, config.reference, task, config.model.intermediate_size), kind)
-    low, high = (getattr(measure_size(config, stack, task, width), kind) for width in WIDTHS)
+    target = amount_of(kind, config, config.reference, task, config.model.intermediate_size)
+    low, high = (amount_of(kind, config, stack, task, width) for width in WIDTHS)
     slope = (high - low) / (WIDTHS[1] - WIDTHS[0])
     width = round(WIDTHS[0] + (target - low) / slope)
     if width < 1:
@@ -64,6 +64,13 @@ def match_budget(config: CompareConfig, stack: str, task: Task) -> Size:
             f"larger model.intermediate_size, or take {stack} as protocol.reference"
         )
     return measure_size(config, stack, task, width)
+
+
+def amount_of(kind: str, config: CompareConfig, stack: str, task: Task, width: int | None) -> int:
+    """Parameters or FLOPs of a stack whose feed-forwards have an inner width."""
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(config, stack, task, width)
+        return sum(p.numel() for p in model.parameters()) if kind == "parameters" else forward_flops(model, task)
 
 
 def measure_size(config: CompareConfig, stack: str, task: Task, width: int | None) -> Size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,15 +67,31 @@ class ProtocolConfig:
             check_positive("workers", self.workers)
         for name in ("learning_rates", "seeds"):
             values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise ValueError(f"{name}: expected at least one, all different, found {values}")
-        if any(not rate > 0 for rate in self.learning_rates):
-            raise ValueError(f"learning_rates: expected positive numbers, found {self.learning_rates}")
-        if any(isinstance(seed, bool) or seed < 0 for seed in self.seeds):
-            raise ValueError(f"seeds: expected whole numbers from 0, found {self.seeds}")
-        for name in ("warmup_steps", "patience", "save_seconds", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+            if not isinstance(values, list) or not values or len({f"{value}" for value in values}) < len(values):
+                raise ValueError(f"{name}: expected a list of at least one, all different, found {values}")
+        for rate in self.learning_rates:
+            _check_number("learning_rates", rate, above=True)
+        if len({f"{rate:g}" for rate in self.learning_rates}) < len(self.learning_rates):
+            raise ValueError(f"learning_rates: expected rates that differ in 6 digits, found {self.learning_rates}")
+        for seed in self.seeds:
+            if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+                raise ValueError(f"seeds: expected whole numbers from 0 to 2^32 - 1, found {seed!r}")
+        for name in ("warmup_steps", "patience"):
+            if getattr(self, name) != 0:
+                check_positive(name, getattr(self, name))
+        for name in ("save_seconds", "weight_decay"):
+            _check_number(name, getattr(self, name))
+        _check_number("clip", self.clip, above=True)
+        if not isinstance(self.keep_weights, bool):
+            raise TypeError(f"keep_weights: expected true or false, found {self.keep_weights!r}")
+
+
+def _check_number(name: str, value: Any, *, above: bool = False) -> None:
+    """Refuse what is no finite number from 0 on, or above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: expected a number, found {value!r}")
+    if not math.isfinite(value) or value < 0 or (above and value == 0):
+        raise ValueError(f"{name}: expected a number {'above 0' if above else 'of 0 or more'}, found {value}")
 
 
 @dataclass
@@ -116,7 +133,10 @@ class CompareConfig:
         if not isinstance(own, Mapping) or (unknown := sorted(set(own) - set(names))):
             found = unknown if isinstance(own, Mapping) else own
             raise ValueError(f"tasks.{task}.training: expected keys among {', '.join(names)}, found {found}")
-        return dataclasses.replace(self.protocol, **own)
+        try:
+            return dataclasses.replace(self.protocol, **own)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"tasks.{task}.training: {error}") from error
 
     def task_spec(self, task: str) -> dict[str, Any]:
         """The description of one task, without its training and stacks."""
@@ -129,9 +149,12 @@ class CompareConfig:
             ValueError: a name that no stack has.
         """
         asked = self.tasks[task].get("stacks", list(self.stacks))
-        if not isinstance(asked, list) or (unknown := [name for name in asked if name not in self.stacks]):
-            found = unknown if isinstance(asked, list) else asked
-            raise ValueError(f"tasks.{task}.stacks: expected names among {', '.join(self.stacks)}, found {found}")
+        unknown = [name for name in asked if name not in self.stacks] if isinstance(asked, list) else asked
+        if not isinstance(asked, list) or unknown or len(set(asked)) < len(asked):
+            found = unknown or asked
+            raise ValueError(
+                f"tasks.{task}.stacks: expected a list of different names among {', '.join(self.stacks)}, found {found}"
+            )
         return list(asked)
 
     def check(self) -> None:
@@ -140,6 +163,8 @@ class CompareConfig:
         Raises:
             ValueError: no stack or task, a letter without a mixer, an unknown reference, names that make no folder.
         """
+        if not self.output:
+            raise ValueError("output: expected a folder, found an empty string")
         for name, kind in (("stacks", self.stacks), ("tasks", self.tasks)):
             if not kind:
                 raise ValueError(f"{name}: expected at least one, found none")
@@ -155,7 +180,7 @@ class CompareConfig:
         if self.reference not in self.stacks:
             raise ValueError(f"protocol.reference: expected one of {list(self.stacks)}, found {self.reference!r}")
         for letter, spec in self.mixers.items():
-            if len(letter) != 1 or "mixer" not in spec:
+            if len(letter) != 1 or not isinstance(spec, dict) or "mixer" not in spec:
                 raise ValueError(f"mixers: expected one letter and a key 'mixer', found {letter!r}: {spec}")
         for task in self.tasks:
             self.protocol_of(task)

@@ -19,7 +19,7 @@ from tokenmix.compare.task import Task
 from tokenmix.compare.trial import Trial
 
 
-def describe_task(config: CompareConfig, name: str, task: Task) -> dict[str, Any]:
+def describe_task(config: CompareConfig, name: str, task: Task, references: dict[str, float]) -> dict[str, Any]:
     """What the report says of a task."""
     cases = [str(case[task.vary]) for case in task.cases]
     return {
@@ -30,7 +30,9 @@ def describe_task(config: CompareConfig, name: str, task: Task) -> dict[str, Any
         "metric": task.metric,
         "higher_is_better": task.higher_is_better,
         "solved": task.solved,
-        "references": task.references(),
+        "references": references,
+        "blind": task.blind,
+        "needs_causal": task.needs_causal,
         "vary": task.vary,
         "cases": cases,
         "spans": {label: task.span(case) for label, case in zip(cases, task.cases, strict=True)},

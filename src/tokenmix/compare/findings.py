@@ -47,7 +47,8 @@ def _winners(task: str, about: Mapping[str, Any], rows: Sequence[Any]) -> Iterab
         f"{row['stack']} ({scored(row['score'], row['spread'])})" for row in rows if row["verdict"] == "at chance"
     ]
     if chance:
-        name, value = next(iter(about["references"].items()))
+        name = about.get("blind") or next(iter(about["references"]))
+        value = about["references"][name]
         yield f"{task}: {listed(chance)} {_verb(chance, 'is', 'are')} no better than {name} ({value:.3g})."
     passed = [
         f"{name} ({value:.3g})"
@@ -63,7 +64,7 @@ def _cases(task: str, about: Mapping[str, Any], rows: Sequence[Any], results: Re
     portraits = results.get("portraits") or {}
     for row in rows:
         portrait = portraits.get(row["stack"]) or {}
-        if portrait.get("reach_bounded"):
+        if portrait.get("reach_bounded") and portrait.get("reach_known") and not portrait.get("reads_future"):
             reach = portrait["reach"]
             beyond = [case for case in about["cases"] if (about["spans"].get(case) or 0) > reach]
             if beyond:
@@ -77,7 +78,7 @@ def _cases(task: str, about: Mapping[str, Any], rows: Sequence[Any], results: Re
             continue
         sign = 1 if about["higher_is_better"] else -1
         good = [case for case in about["cases"] if sign * row["cases"][case][0] >= sign * about["solved"]]
-        if good:
+        if good and len(good) < len(about["cases"]):
             rest = [f"{case} ({row['cases'][case][0]:.3g})" for case in about["cases"] if case not in good]
             yield f"{task}: {row['stack']} solves {about['vary']} {listed(good)}, but not {listed(rest)}."
 
@@ -85,7 +86,7 @@ def _cases(task: str, about: Mapping[str, Any], rows: Sequence[Any], results: Re
 def _rates(task: str, about: Mapping[str, Any], rows: Sequence[Any]) -> Iterable[str]:
     edge = []
     for row in rows:
-        rates = [float(rate) for rate in row["by_learning_rate"]]
+        rates = row["tried"]
         if with_every_seed(row) and about["solved"] is not None and 0 < len(row["solved_rates"]) < len(rates):
             told = listed([f"{rate:g}" for rate in row["solved_rates"]])
             yield f"{task}: {row['stack']} solves it with every seed at learning rate {told} alone, of {len(rates)}."
@@ -152,6 +153,13 @@ def _state(results: Results) -> Iterable[str]:
 
 def _laws(results: Results) -> Iterable[str]:
     for stack, portrait in (results.get("portraits") or {}).items():
+        given_away = [
+            row["task"]
+            for row in results["summary"]
+            if row["stack"] == stack and results["tasks"][row["task"]].get("needs_causal") and row["scores"]
+        ]
+        if portrait.get("reads_future") and given_away:
+            yield f"Laws: {stack} reads the future, so its scores on {listed(given_away)} are worth nothing."
         for mixer, verdicts in (portrait.get("laws") or {}).items():
             broken = [
                 f"{verdict['number']} ({verdict['law']})" for verdict in verdicts if verdict["status"] == "broken"
@@ -170,7 +178,14 @@ def _changes(results: Results) -> Iterable[str]:
         ]
         if told:
             yield f"Since {results['baseline']['path']}, beyond the spread: {verdict} {listed(told)}."
-    if rows and not any(row["verdict"] in ("better", "worse") for row in rows):
+    other = sorted({row["verdict"] for row in rows} - {"better", "worse", "within the spread"})
+    for verdict in other:
+        told = [f"{row['stack']} on {row['task']}" for row in rows if row["verdict"] == verdict]
+        yield f"Since {results['baseline']['path']}, {verdict}: {listed(told)}."
+    changed = sorted({row["note"] for row in rows if row["note"].startswith("settings")})
+    if changed:
+        yield f"Since {results['baseline']['path']}, not only the code differs: {'; '.join(changed)}."
+    if rows and all(row["verdict"] == "within the spread" for row in rows):
         yield f"Since {results['baseline']['path']}: nothing changed beyond the spread."
 
 
@@ -180,7 +195,7 @@ def _grounds(results: Results) -> Iterable[str]:
     if few:
         counted = "1 seed" if few == [1] else f"{listed([str(n) for n in few])} seeds"
         yield f"Grounds: only {counted}: differences cannot be told from luck."
-    rates = {len(row["by_learning_rate"]) for row in rows}
+    rates = {len(row["tried"]) for row in rows}
     if rates and min(rates) < 3:
         counted = "1 learning rate" if min(rates) == 1 else f"{min(rates)} learning rates"
         yield f"Grounds: only {counted} tried: a mixer may have been given the wrong one."

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-import tokenmix
 from tokenmix.blocks import Stack
 from tokenmix.compare.budget import Size, build_model
 from tokenmix.compare.config import CompareConfig
@@ -19,6 +18,9 @@ from tokenmix.compare.costs import measure_costs
 from tokenmix.compare.describe import cpu_name
 from tokenmix.compare.portrait import draw_portrait
 from tokenmix.compare.task import Task
+from tokenmix.compare.trial import code_of
+from tokenmix.layout import Layout
+from tokenmix.mixer import TokenMixer
 from tokenmix.training.resume import write_text
 
 Told = dict[str, Any]
@@ -43,12 +45,9 @@ class Measured:
             torch.manual_seed(0)
             self.stacks[name] = build_model(config, name, task, size.feed_forward_dim).stack
             options = {"mixers": config.mixers_of(name), "pattern": config.stacks[name]}
-            self.told[name] = {**options, "feed_forward_dim": size.feed_forward_dim}
-        self.shared: Told = {
-            "model": asdict(config.model),
-            "tokenmix": tokenmix.__version__,
-            "torch": torch.__version__,
-        }
+            code = code_of(*config.mixers_of(name).values())
+            self.told[name] = {**options, "feed_forward_dim": size.feed_forward_dim, "code": code}
+        self.shared: Told = {"model": asdict(config.model)}
 
     def costs(self) -> dict[str, Any] | None:
         """What `measure_costs` gives, all stacks in one run; None if it is not wanted."""
@@ -66,7 +65,13 @@ class Measured:
     def _portrait(self, name: str) -> dict[str, Any]:
         config, stack, mixers = self.config.portrait, self.stacks[name], self.config.mixers
         key = {**self.shared, "stack": self.told[name], "portrait": asdict(config)}
-        return self._kept(f"portraits/{name}", key, lambda tell: draw_portrait(stack, config, mixers))
+
+        def draw(_: Callable[[str], None]) -> dict[str, Any]:
+            # a stack that chooses what it reads by content may look bounded in one draw; only closed forms are known
+            known = all(_closed_form(mixer) for mixer in stack.mixers)
+            return draw_portrait(stack, config, mixers) | {"reach_known": known}
+
+        return self._kept(f"portraits/{name}", key, draw)
 
     def _kept(self, name: str, key: Told, measure: Callable[[Callable[[str], None]], dict[str, Any]]) -> dict[str, Any]:
         """What the file of this name holds for a key, or what is measured now."""
@@ -81,3 +86,10 @@ class Measured:
             value = measure(lambda text: status.update(f"measuring {name}: {text}"))
         write_text(path, json.dumps({"key": key, "value": value}))
         return value
+
+
+def _closed_form(mixer: TokenMixer) -> bool:
+    try:
+        return mixer.reach(Layout(), 8) is not None
+    except Exception:  # it needs fields to say, or is somebody's own
+        return False

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tokenmix.blocks import Stack
 from tokenmix.compare.task import Task
 from tokenmix.layout import Layout
+from tokenmix.mixer import check_positive
 
 
 @dataclass
@@ -26,6 +27,15 @@ class ModelConfig:
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     position: Literal["none", "learned"] = "none"
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that are none."""
+        for name in ("hidden_size", "num_hidden_layers"):
+            check_positive(name, getattr(self, name))
+        if self.intermediate_size is not None:
+            check_positive("intermediate_size", self.intermediate_size)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: expected 0 or more and less than 1, found {self.dropout}")
 
 
 class TaskModel(nn.Module):

@@ -143,19 +143,26 @@ def method_section(results: Results) -> str:
     runs = results["runs"]
     said = []
     if runs:
-        rates, seeds = (sorted({run[key] for run in runs}) for key in ("learning_rate", "seed"))
-        said.append(
-            f"Each stack is trained on each task at the learning rates {listed(rates, number_text)}, with the seeds "
-            f"{listed(seeds)}; a seed fixes the weights a run starts from."
-        )
+        for task in dict.fromkeys(run["task"] for run in runs):
+            mine = [run for run in runs if run["task"] == task]
+            rates, seeds = (sorted({run[key] for run in mine}) for key in ("learning_rate", "seed"))
+            stacks = list(dict.fromkeys(run["stack"] for run in mine))
+            said.append(
+                f"{task}: {listed(stacks)}, at the learning rates {listed(rates, number_text)}, with the seeds "
+                f"{listed(seeds)}: {len(mine)} runs; a seed fixes first weights and data."
+            )
+        if protocol.get("search") == "first seed":
+            said.append("All learning rates are tried with the first seed, the best of them with the other seeds.")
         ended = [str(run.get("stopped") or run.get("status")) for run in runs]
         ends = {end: ended.count(end) for end in sorted(set(ended))}
         said.append(f"Runs ended for these reasons: {listed([f'{end} ({count})' for end, count in ends.items()])}.")
     said.append(
-        "The learning rate of a stack is the one with the best mean validation score; its score is the mean of the "
-        "test scores of those runs, and ± is their standard deviation over seeds. A rate at which a run diverged or "
-        "failed is not chosen. A stack is worse than the best, not level with it, where their means differ by more "
-        "than twice the standard error of the difference; at chance, where it is not as far above the first reference."
+        "The learning rate of a stack is the one with the best mean validation score, of those tried with the most "
+        "seeds; its score is the mean of the test scores of those runs, and ± is their standard deviation over seeds. "
+        "A rate at which a run diverged or failed is not chosen. A stack is worse than the best, not level with it, "
+        "where Welch's t-test of their seeds says so at 5 % (one test a stack, not corrected for their number) and the "
+        "means differ by 0.005 or more; at chance, where it is not above what can be had without reading the row by "
+        "twice its standard error. A run that ended early for 'no better' is scored with its last weights."
     )
     reference = protocol.get("reference") or next(iter(results["stacks"]), "the first")
     if protocol.get("budget") in _BUDGET:

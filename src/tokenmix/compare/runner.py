@@ -37,12 +37,14 @@ class Plan:
         sizes: of each (task, stack) that is run.
         trials: the runs.
         skipped: {"task", "stack", "reason"} of what is not.
+        references: of each task.
     """
 
     tasks: dict[str, Task]
     sizes: dict[tuple[str, str], Size]
     trials: list[Trial]
     skipped: list[dict[str, str]]
+    references: dict[str, dict[str, float]]
 
 
 def make_plan(config: CompareConfig) -> Plan:
@@ -58,6 +60,9 @@ def make_plan(config: CompareConfig) -> Plan:
     trials, skipped = [], []
     for name, task in tasks.items():
         protocol = config.protocol_of(name)
+        labels = [str(case[task.vary]) for case in task.cases]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"tasks.{name}: expected another {task.vary} for each case, found {', '.join(labels)}")
         for stack in config.stacks_of(name):
             reason = skip_reason(config, stack, task)
             if reason is not None:
@@ -69,7 +74,7 @@ def make_plan(config: CompareConfig) -> Plan:
             ]
     if not trials:
         raise ValueError(f"stacks: expected at least one that can be asked a task, found none: {skipped}")
-    return Plan(tasks, sizes, trials, skipped)
+    return Plan(tasks, sizes, trials, skipped, {name: task.references() for name, task in tasks.items()})
 
 
 def run_comparison(
@@ -117,7 +122,9 @@ def run_comparison(
             "command": command,
             "environment": environment(config),
             "config": asdict(config),
-            "tasks": {name: describe_task(config, name, task) for name, task in plan.tasks.items()},
+            "tasks": {
+                name: describe_task(config, name, task, plan.references[name]) for name, task in plan.tasks.items()
+            },
             "stacks": {
                 name: {
                     "pattern": pattern,
@@ -147,13 +154,24 @@ def train_all(config: CompareConfig, plan: Plan, console: Console) -> dict[str, 
         return run_all(config, plan.trials, console)
     first = [trial for trial in plan.trials if trial.seed == config.protocol_of(trial.task).seeds[0]]
     outcomes = run_all(config, first, console)
+    while missing := [trial for trial in chosen_trials(plan, first, outcomes) if trial.name not in outcomes]:
+        outcomes |= run_all(config, missing, console)
+    return outcomes
+
+
+def chosen_trials(plan: Plan, first: list[Trial], outcomes: dict[str, dict[str, Any]]) -> list[Trial]:
+    """All seeds of each stack's best learning rate by the first seed, of those at which no seed was lost so far."""
+    lost = {(t.task, t.stack, t.learning_rate) for t in plan.trials if _lost(outcomes.get(t.name))}
     chosen = set()
     for task, stack in plan.sizes:
-        mine = [trial for trial in first if (trial.task, trial.stack) == (task, stack)]
-        rate = best_rate({t.learning_rate: [outcomes[t.name]] for t in mine}, plan.tasks[task].higher_is_better)
-        chosen.add((task, stack, rate))
-    others = [t for t in plan.trials if t not in first and (t.task, t.stack, t.learning_rate) in chosen]
-    return outcomes | run_all(config, others, console)
+        mine = [t for t in first if (t.task, t.stack) == (task, stack) and (task, stack, t.learning_rate) not in lost]
+        by_rate = {trial.learning_rate: [outcomes[trial.name]] for trial in mine}
+        chosen.add((task, stack, best_rate(by_rate, plan.tasks[task].higher_is_better)))
+    return [trial for trial in plan.trials if (trial.task, trial.stack, trial.learning_rate) in chosen]
+
+
+def _lost(outcome: dict[str, Any] | None) -> bool:
+    return outcome is not None and outcome["status"] != "finished"
 
 
 def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:

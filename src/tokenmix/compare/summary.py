@@ -20,10 +20,14 @@ def mean_spread(values: Sequence[float]) -> list[float | None]:
     return [statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None]
 
 
-def beyond_spread(a: Sequence[float], b: Sequence[float]) -> bool | None:
-    """Whether two means differ by more than twice the standard error of their difference.
+T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 8: 2.31, 10: 2.23, 15: 2.13, 20: 2.09, 30: 2.04}
+SMALLEST = 0.005  # a difference that is worth a word, in units of the score
 
-        |mean a - mean b| > 2 sqrt(s_a^2 / n_a + s_b^2 / n_b)
+
+def beyond_spread(a: Sequence[float], b: Sequence[float]) -> bool | None:
+    """Whether two means differ by Welch's t-test at 5 %, and by at least 0.005.
+
+        |mean a - mean b| > t(0.975, df) sqrt(s_a^2 / n_a + s_b^2 / n_b)
 
     Args:
         a, b: a score a seed.
@@ -32,13 +36,23 @@ def beyond_spread(a: Sequence[float], b: Sequence[float]) -> bool | None:
         None where either has one seed, so that there is no spread.
 
     Example:
-        >>> beyond_spread([1.0, 1.1], [2.0, 2.1]), beyond_spread([1.0, 2.0], [1.4, 2.4]), beyond_spread([1], [2])
-        (True, False, None)
+        >>> beyond_spread([1.0, 1.1, 1.05], [2.0, 2.1, 2.05]), beyond_spread([1.0, 2.0], [1.4, 2.4])
+        (True, False)
     """
     if len(a) < 2 or len(b) < 2:
         return None
-    error = math.sqrt(statistics.variance(a) / len(a) + statistics.variance(b) / len(b))
-    return abs(statistics.fmean(a) - statistics.fmean(b)) > 2 * error
+    gap = abs(statistics.fmean(a) - statistics.fmean(b))
+    parts = [(statistics.variance(scores) / len(scores), len(scores) - 1) for scores in (a, b)]
+    error = sum(part for part, _ in parts)
+    if gap < SMALLEST or error == 0:
+        return gap >= SMALLEST
+    freedom = error**2 / sum(part**2 / count for part, count in parts)
+    return gap > _quantile(freedom) * math.sqrt(error)
+
+
+def _quantile(freedom: float) -> float:
+    """Of Student's t, 97.5 %, for the tabled degrees of freedom at or below."""
+    return T95[max((tabled for tabled in T95 if tabled <= freedom + 1e-9), default=1)]
 
 
 def summarise(results: Mapping[str, Any]) -> list[Row]:
@@ -73,6 +87,7 @@ def _row(task: str, about: Mapping[str, Any], stack: str, runs: Sequence[Mapping
         "parameters": runs[0]["parameters"],
         "flops": runs[0]["flops"],
         "by_learning_rate": {f"{rate:g}": mean_spread(scores) for rate, scores in whole.items()},
+        "tried": sorted(by_rate),
         "failed": sum(run["status"] != "finished" for run in runs),
     }
     if rate is None:
@@ -90,9 +105,10 @@ def _row(task: str, about: Mapping[str, Any], stack: str, runs: Sequence[Mapping
         "scores": scores,
         "seeds": len(scores),
         "solved_runs": 0 if solved is None else sum(sign * score >= sign * solved for score in scores),
+        "answers": best[0].get("answers"),
         "solved_rates": []
         if solved is None
-        else [other for other, found in whole.items() if all(sign * score >= sign * solved for score in found)],
+        else [other for other in whole if _all_solved(by_rate[other], len(scores), sign, solved)],
         "cases": {label: mean_spread([run["cases"][label] for run in best]) for label in about["cases"]},
         "seconds": statistics.fmean(run["seconds"] for run in best),
         "verdict": "",
@@ -115,8 +131,9 @@ def best_rate(by_rate: Mapping[float, Sequence[Mapping[str, Any]]], higher_is_be
         0.2
     """
     scores = {rate: _scores(runs, "valid") for rate, runs in by_rate.items()}
-    most = max(len(runs) for runs in by_rate.values())
-    whole = [rate for rate, runs in by_rate.items() if len(scores[rate]) == len(runs) == most]
+    whole = [rate for rate, runs in by_rate.items() if len(scores[rate]) == len(runs)]
+    most = max((len(by_rate[rate]) for rate in whole), default=0)
+    whole = [rate for rate in whole if len(by_rate[rate]) == most]
     sign = 1 if higher_is_better else -1
     return max(whole, key=lambda rate: (sign * statistics.fmean(scores[rate]), -rate), default=None)
 
@@ -142,12 +159,24 @@ def judge(rows: list[Row], about: Mapping[str, Any]) -> list[Row]:
 
 
 def no_better_than_guessing(row: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
-    """Whether a mean is not above the first reference, which is what guessing gives, by twice its standard error."""
+    """Whether a mean is not above what can be had without reading, by twice its standard error.
+
+    That is the task's reference of this kind, see `Task.blind`. For accuracy the error is at least that of guessing on
+    as many answers as were asked.
+    """
     if not about["references"]:
         return False
-    sign, (_, guess) = (1 if about["higher_is_better"] else -1), next(iter(about["references"].items()))
+    name = about.get("blind") or next(iter(about["references"]))
+    sign, guess = (1 if about["higher_is_better"] else -1), about["references"][name]
     error = (row["spread"] or 0.0) / math.sqrt(row["seeds"])
+    if about["metric"] == "accuracy" and row.get("answers"):
+        error = max(error, math.sqrt(max(guess * (1 - guess), 0.0) / row["answers"]))
     return sign * (row["score"] - guess) <= 2 * error
+
+
+def _all_solved(runs: Sequence[Mapping[str, Any]], seeds: int, sign: int, solved: float) -> bool:
+    scores = _scores(runs, "test")
+    return len(scores) == seeds and all(sign * score >= sign * solved for score in scores)
 
 
 def _scores(runs: Iterable[Mapping[str, Any]], key: str) -> list[float]:

@@ -57,6 +57,7 @@ class Task:
         cases: settings that batches come in, in turn, such as ({"length": 64, "pairs": 4}, ...). All rows of a batch
             are of one case, and scores are kept for each.
         vary: the key of a case that tells them apart in plots, such as "pairs".
+        blind: the reference that a model reaches without reading the row; None for the first.
         metric: name of the score: "accuracy", "bits/byte" or "squared error".
         higher_is_better: the direction of the score.
         solved: the score from which on the task counts as solved; None where there is no such thing.
@@ -73,6 +74,7 @@ class Task:
     fields: tuple[str, ...] = ()
     cases: tuple[Case, ...] = ()
     vary: str = "length"
+    blind: str | None = None
     metric: str = "accuracy"
     higher_is_better: bool = True
     solved: float | None = 0.99

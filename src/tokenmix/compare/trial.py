@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainerState, set_seed
 
+import tokenmix
 from tokenmix.compare.budget import Size, build_model
 from tokenmix.compare.config import CompareConfig, ProtocolConfig
+from tokenmix.compare.judge import Judge, evaluate, mean_score
 from tokenmix.compare.model import TaskModel
-from tokenmix.compare.task import Split, Task, build_task
+from tokenmix.compare.task import Task, build_task
 from tokenmix.layout import Layout
+from tokenmix.mixer_files import source_digest
 from tokenmix.training.resume import claim_folder, last_complete_checkpoint, write_text
 from tokenmix.training.run import TrainingConfig
 from tokenmix.training.trainer import MixerTrainer
 
-TEST_SEED = 1_000_003  # of validation and test rows: the same for all runs
+# keys of the protocol that say which runs there are, or change no number
+_APART = ("workers", "learning_rates", "seeds", "search", "reference", "budget", "save_seconds", "keep_weights")
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ class Trial:
     def resolved(self, config: CompareConfig) -> dict[str, Any]:
         """All that its numbers follow from, for config.json."""
         protocol = asdict(config.protocol_of(self.task))
-        for name in ("workers", "learning_rates", "seeds", "search", "reference", "budget"):
-            del protocol[name]  # what says which runs there are, and not what is in one
+        for name in _APART:
+            del protocol[name]
         return {
             "task": config.task_spec(self.task),
             "mixers": config.mixers_of(self.stack),
@@ -67,6 +70,7 @@ class Trial:
             "learning_rate": self.learning_rate,
             "seed": self.seed,
             "protocol": protocol,
+            "code": code_of(config.task_spec(self.task), *config.mixers_of(self.stack).values()),
         }
 
     def finished(self, config: CompareConfig) -> dict[str, Any] | None:
@@ -81,6 +85,13 @@ class Trial:
         claim_folder(folder, json.dumps(self.resolved(config), indent=2), name="config.json")
         path = folder / "metrics.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def code_of(*specs: Mapping[str, Any]) -> dict[str, str]:
+    """What results rest on besides their settings: versions, and digests of the files of one's own classes."""
+    names = [value for spec in specs for key, value in spec.items() if key in ("mixer", "task")]
+    own = {name: source_digest(name) for name in names if isinstance(name, str) and ":" in name}
+    return {"tokenmix": tokenmix.__version__, "torch": torch.__version__, **own}
 
 
 def run_trial(config: CompareConfig, trial: Trial, report: Callable[[int], None] | None = None) -> dict[str, Any]:
@@ -126,7 +137,8 @@ def run_trial(config: CompareConfig, trial: Trial, report: Callable[[int], None]
         result |= {
             "valid": judge.history(state)[-1][1],
             "test": mean_score(cases),
-            "cases": {k: s / n for k, (s, n) in cases.items()},
+            "cases": {label: total / answers for label, (total, answers) in cases.items()},
+            "answers": sum(answers for _, answers in cases.values()),
         }
     if protocol.keep_weights:
         save_file(model.state_dict(), str(folder / "model.safetensors"))
@@ -136,51 +148,18 @@ def run_trial(config: CompareConfig, trial: Trial, report: Callable[[int], None]
     return result
 
 
-@torch.no_grad()
-def evaluate(model: TaskModel, task: Task, split: Split, rows: int, at_once: int = 128) -> dict[str, tuple[float, int]]:
-    """Sum of the score and number of answers for each case, on the same rows for every model.
-
-    Args:
-        model: left in the mode it was in.
-        task: the task.
-        split: "valid" or "test".
-        rows: of each case.
-        at_once: rows of a forward.
-    """
-    training = model.training
-    model.eval()
-    found: dict[str, tuple[float, int]] = {}
-    for number, case in enumerate(task.cases):
-        total, answers = 0.0, 0
-        for part in range(-(-rows // at_once)):
-            batch = task.batch(split, TEST_SEED, number + part * len(task.cases), min(at_once, rows - part * at_once))
-            score, count = task.score(model(batch.inputs, batch.layout), batch.targets)
-            total, answers = total + score, answers + count
-        found[str(case[task.vary])] = (total, answers)
-    model.train(training)
-    return found
-
-
-def mean_score(cases: dict[str, tuple[float, int]]) -> float:
-    """The mean over all answers of each case, and over cases.
-
-    Example:
-        >>> mean_score({"4": (3.0, 4), "8": (2.0, 8)})
-        0.5
-    """
-    return sum(total / answers for total, answers in cases.values()) / len(cases)
-
-
 class TrainedTask(nn.Module):
     """A model with the loss of its task, as the Trainer wants it."""
 
     def __init__(self, model: TaskModel, task: Task) -> None:
         super().__init__()
-        self.model, self.task = model, task
+        self.model, self.task, self.loss = model, task, torch.zeros(())
 
     def forward(self, inputs: Tensor, targets: Tensor, layout: dict[str, Any]) -> dict[str, Tensor]:
         """{"loss": of a batch}."""
-        return {"loss": self.task.loss(self.model(inputs, Layout(**layout)), targets)}
+        loss = self.task.loss(self.model(inputs, Layout(**layout)), targets)
+        self.loss = loss.detach()
+        return {"loss": loss}
 
 
 class Batches(Dataset[dict[str, Any]]):
@@ -203,53 +182,6 @@ class TrialTrainer(MixerTrainer):
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         return torch.utils.data.SequentialSampler(self.train_dataset)  # type: ignore[arg-type]  # Batches have a length
-
-
-class Judge(TrainerCallback):
-    """Scores a model on validation rows now and then, and ends a training that has solved its task or gains no more."""
-
-    def __init__(self, task: Task, protocol: ProtocolConfig, report: Callable[[int], None] | None) -> None:
-        self.task, self.protocol, self.report = task, protocol, report
-        self.saved = time.monotonic()
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
-    ) -> None:
-        """Score, decide, report."""
-        if state.global_step % self.protocol.evaluate_every == 0 or state.global_step >= state.max_steps:
-            score = mean_score(evaluate(_unwrapped(model).model, self.task, "valid", self.protocol.valid_rows))
-            # not by Trainer.log, after which the loss of this step would not be logged
-            state.log_history.append({"step": state.global_step, "valid": score if math.isfinite(score) else math.nan})
-            control.should_training_stop = self.reason(state) != "all steps" or control.should_training_stop
-        if time.monotonic() - self.saved >= self.protocol.save_seconds:
-            control.should_save, self.saved = True, time.monotonic()
-        if self.report is not None:
-            self.report(state.global_step)
-
-    @staticmethod
-    def history(state: TrainerState) -> list[list[float]]:
-        """[update, validation score] of every evaluation."""
-        return [[line["step"], line["valid"]] for line in state.log_history if "valid" in line]
-
-    def reason(self, state: TrainerState) -> str:
-        """Why training ends at this state, or "all steps"."""
-        sign = 1 if self.task.higher_is_better else -1
-        scores = [sign * score for _, score in self.history(state)]
-        if any(math.isnan(score) for score in scores) or _lost(state):
-            return "diverged"
-        if scores and self.task.enough is not None and scores[-1] >= sign * self.task.enough:
-            return "solved"
-        if self.protocol.patience and scores and len(scores) - 1 - scores.index(max(scores)) >= self.protocol.patience:
-            return "no better"
-        return "all steps"
-
-
-def _lost(state: TrainerState) -> bool:
-    return any(not math.isfinite(line["loss"]) for line in state.log_history if "loss" in line)
-
-
-def _unwrapped(model: Any) -> TrainedTask:
-    return getattr(model, "module", model)
 
 
 def _train(

@@ -8,6 +8,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing.connection import wait as wait_for_end
 from typing import Any
@@ -82,13 +83,20 @@ def _in_processes(config: CompareConfig, trials: Sequence[Trial], workers: int, 
                 _read(reports, bars.step)
                 for future in ended:
                     trial = running.pop(future)
-                    found[trial.name] = bars.end(trial, future.result())
+                    found[trial.name] = bars.end(trial, _result(future))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
     return found
+
+
+def _result(future: Future[Outcome]) -> Outcome:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return {"status": "failed", "error": "a worker process died (out of memory?); the same command tries again"}
 
 
 def _begin(reports: Any, threads: int) -> None:

@@ -49,7 +49,7 @@ def claim_folder(folder: str | os.PathLike[str], config: str, name: str = "confi
         return
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
-        there, here = (_settings(json.loads(x)) for x in (text, config))
+        there, here = (flat_settings(json.loads(x)) for x in (text, config))
         for key in (*here, *there):
             old, new = (repr(x[key]) if key in x else "nothing" for x in (there, here))
             if old != new:
@@ -63,16 +63,16 @@ def claim_folder(folder: str | os.PathLike[str], config: str, name: str = "confi
         raise ValueError(f"output: {folder} holds a run with other settings; {_ADVICE}")
 
 
-def _settings(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat_settings(tree: Any, prefix: str = "") -> dict[str, Any]:
     """The leaves of nested settings, under their whole names.
 
     Example:
-        >>> _settings({"a": {"b": 1}, "c": 2})
+        >>> flat_settings({"a": {"b": 1}, "c": 2})
         {'a.b': 1, 'c': 2}
     """
     if not isinstance(tree, dict):
         return {prefix.removesuffix("."): tree}
-    return {name: leaf for key, value in tree.items() for name, leaf in _settings(value, f"{prefix}{key}.").items()}
+    return {name: leaf for key, value in tree.items() for name, leaf in flat_settings(value, f"{prefix}{key}.").items()}
 
 
 def write_text(path: Path, text: str) -> None:

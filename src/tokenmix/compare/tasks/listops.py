@@ -76,6 +76,7 @@ class ListOps(Task):
     vocab_size = len(TOKENS)
     outputs = 10
     per: Literal["token", "row"] = "row"
+    blind = "most frequent answer"
     needs_causal = False
     fields = ("mask",)
 

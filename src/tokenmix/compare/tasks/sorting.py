@@ -39,6 +39,7 @@ class Sorting(Task):
     """
 
     source = "after Graves et al. 2014, arXiv 1410.5401, and Vinyals et al. 2015, arXiv 1511.06391"
+    blind = "likeliest of the slot"
     needs_causal = False
 
     def __init__(self, lengths: Sequence[int] = (16, 32, 64), vocabulary: int = 16) -> None:

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     try:
         _narrow(config, arguments)
         _add_mixers(config, arguments)
-        console = make_console()
+        console = make_console(140)  # whole tables, in a file too
         results = run_comparison(
             config, command=_command(), baseline=arguments.baseline, only=arguments.only, console=console
         )

@@ -71,9 +71,9 @@ def print_table(
     (console or Console()).print(table)
 
 
-def make_console() -> Console:
-    """The terminal, at least 100 columns wide, so that tables are whole in a file too."""
-    return Console(width=max(100, Console().width))
+def make_console(width: int = 100) -> Console:
+    """The terminal, at least `width` columns wide, so that tables are whole in a file too."""
+    return Console(width=max(width, Console().width))
 
 
 def plot_losses(

@@ -70,7 +70,8 @@ class Judge(TrainerCallback):
         elif state.global_step % self.protocol.evaluate_every == 0 or state.global_step >= state.max_steps:
             score = mean_score(evaluate(_unwrapped(model).model, self.task, "valid", self.protocol.valid_rows))
             # not by Trainer.log, after which the loss of this step would not be logged
-            state.log_history.append({"step": state.global_step, "valid": score if math.isfinite(score) else math.nan})
+            found: dict[str, Any] = {"valid": score} if math.isfinite(score) else {"lost": True}
+            state.log_history.append({"step": state.global_step, **found})
             control.should_training_stop = self.reason(state) != "all steps" or control.should_training_stop
         if time.monotonic() - self.saved >= self.protocol.save_seconds:
             control.should_save, self.saved = True, time.monotonic()
@@ -86,7 +87,7 @@ class Judge(TrainerCallback):
         """Why training ends at this state, or "all steps"."""
         sign = 1 if self.task.higher_is_better else -1
         scores = [sign * score for _, score in self.history(state)]
-        if any(math.isnan(score) for score in scores) or any("lost" in line for line in state.log_history):
+        if any("lost" in line for line in state.log_history):
             return "diverged"
         if scores and self.task.enough is not None and scores[-1] >= sign * self.task.enough:
             return "solved"

@@ -110,6 +110,7 @@ def run_comparison(
         if not trials:
             raise ValueError(f"only: expected a run such as {plan.trials[0].name}, found {only!r}")
     began = time.perf_counter()
+    resumed = any(trial.finished(config) is not None for trial in trials)
     with _claimed(Path(config.output)):
         for entry in plan.skipped:
             console.print(f"skipped: {entry['task']}/{entry['stack']}: {entry['reason']}", markup=False)
@@ -143,7 +144,7 @@ def run_comparison(
         results["costs"], results["portraits"] = measured.costs(), measured.portraits()
         results["baseline"] = None if earlier is None else against_baseline(results, earlier, str(baseline))
         results["findings"] = find(results)
-        results["environment"]["seconds"] = time.perf_counter() - began
+        results["environment"]["seconds"] = None if resumed else time.perf_counter() - began
         write_text(Path(config.output) / "results.json", json.dumps(results, indent=1))
     return results
 

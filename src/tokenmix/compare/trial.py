@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -130,10 +131,10 @@ def run_trial(config: CompareConfig, trial: Trial, report: Callable[[int], None]
         "seconds": seconds[-1] if seconds else time.perf_counter() - began,
         "history": judge.history(state),
     }
-    if result["stopped"] == "diverged":
+    cases = evaluate(model, task, "test", protocol.test_rows)
+    if result["stopped"] == "diverged" or not math.isfinite(mean_score(cases)):
         result |= {"status": "diverged", "valid": None, "test": None, "cases": {}}
     else:
-        cases = evaluate(model, task, "test", protocol.test_rows)
         result |= {
             "valid": judge.history(state)[-1][1],
             "test": mean_score(cases),

@@ -38,6 +38,12 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"heads": 4, "long_heads": 1, "window": 5, "causal": False},
         {"heads": 4, "kv_heads": 2, "long_heads": 2, "window": 5, "rope": True, "qk_norm": True},
     ],
+    "bidirectional": [
+        {"inner": {"mixer": "mamba", "state_size": 8}},
+        {"inner": {"mixer": "mamba2", "state_size": 16, "head_dim": 16}},
+        {"inner": {"mixer": "sliding_window", "heads": 4, "window": 5, "rope": True}},
+        {"inner": {"mixer": "gam", "slots": 16, "memory": "written"}},
+    ],
     "gam": [{"slots": 16}, {"slots": 16, "memory": "written"}, {"slots": 16, "causal": False}],
     "linear_attention": [{"heads": 4}, {"heads": 4, "causal": False}],
     "mamba": [{"state_size": 8}],

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from tokenmix.layout_checks import INTEGER, PER_TOKEN, check_layout
+from tokenmix.token_order import put_tokens, take_tokens
+
+__all__ = ["Aligned", "Layout", "put_tokens", "take_tokens"]
 
 T = TypeVar("T")
 
@@ -262,6 +265,24 @@ class Layout:
             changes["edges"] = place[self.edges.long()]
         return dataclasses.replace(self, grid=None, **changes)
 
+    def reversed(self, batch: int, length: int, device: torch.device | None = None) -> tuple[Layout, Tensor]:
+        """The layout of each row's real tokens from last to first, and the order (B, L), which is its own inverse.
+
+        For a layout from `aligned`: padding stays at the end. Positions count from the other end. Edges are carried
+        along, and the grid is dropped.
+
+        Args:
+            batch, length: numbers of rows and of tokens, B and L.
+            device: of the order.
+
+        Example:
+            >>> layout, order = Layout.from_lengths([2, 3]).reversed(2, 3)
+            >>> order.tolist(), layout.mask.tolist()[0]
+            ([[1, 0, 2], [2, 1, 0]], [True, True, False])
+        """
+        key = ("reversed", batch, length, device)
+        return self.remember(key, None, lambda: _reverse(self, batch, length, device))
+
     def counts(self) -> Tensor | None:
         """(B,) number of real tokens a row; None where all are."""
         return None if self.mask is None else self.mask.sum(1)
@@ -276,12 +297,14 @@ class Layout:
         return dataclasses.replace(self, **moved)
 
 
-def take_tokens(values: Tensor, order: Tensor) -> Tensor:
-    """Reorder (B, L, ...) values along L by (B, L) indices."""
-    index = order.reshape(order.shape + (1,) * (values.dim() - 2)).expand(order.shape + values.shape[2:])
-    return values.gather(1, index)
-
-
-def put_tokens(values: Tensor, order: Tensor) -> Tensor:
-    """Undo `take_tokens`: put (B, L, ...) values back to where `order` took them from."""
-    return take_tokens(values, order.argsort(dim=1))
+def _reverse(layout: Layout, batch: int, length: int, device: torch.device | None) -> tuple[Layout, Tensor]:
+    place = torch.arange(length, device=device).expand(batch, length)
+    counts = layout.counts()
+    last = length - 1 if counts is None else counts[:, None] - 1
+    order = torch.where(place > last, place, last - place)
+    places = layout.positions
+    layout = layout.permuted(order)
+    if places is not None and layout.positions is not None:
+        layout = dataclasses.replace(layout, positions=places.amax(1, keepdim=True) - layout.positions)
+    object.__setattr__(layout, "_aligned", True)  # documents are contiguous, if from last to first
+    return layout, order

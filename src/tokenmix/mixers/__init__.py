@@ -1,6 +1,7 @@
 """The mixers: a named system is a short composition of ops with its paper's defaults."""
 
 from tokenmix.mixers.attention import Attention, LSAttention, SlidingWindow
+from tokenmix.mixers.bidirectional import Bidirectional
 from tokenmix.mixers.gam import GAM
 from tokenmix.mixers.heads import HeadGroup, HeadGroupAttention
 from tokenmix.mixers.linear import LinearAttention
@@ -10,6 +11,7 @@ from tokenmix.mixers.mamba2 import Mamba2
 __all__ = [
     "GAM",
     "Attention",
+    "Bidirectional",
     "HeadGroup",
     "HeadGroupAttention",
     "LSAttention",

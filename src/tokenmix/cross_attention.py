@@ -65,8 +65,16 @@ class CrossAttention(nn.Module):
         Returns:
             (B, L, dim).
         """
-        q, k, v = self._split(self.q_proj(x)), self._split(self.k_proj(context)), self._split(self.v_proj(context))
-        y = attend(q, k, v, Full(), mask=mask)
+        k, v = self.project(context)
+        return self.read(x, k, v, mask)
+
+    def project(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, heads, S, e) of a context, for `read`."""
+        return self._split(self.k_proj(context)), self._split(self.v_proj(context))
+
+    def read(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """As `forward`, with what `project` gave, so that a context that is read many times is projected once."""
+        y = attend(self._split(self.q_proj(x)), k, v, Full(), mask=mask)
         y = self.o_proj(y.transpose(1, 2).reshape(x.shape[0], x.shape[1], -1))
         return y if mask is None else y.masked_fill(~mask.any(1)[:, None, None], 0)
 

@@ -17,6 +17,13 @@ from tokenmix.models.question_answering import MixerForQuestionAnswering
 from tokenmix.models.register import register_models
 from tokenmix.models.safe_loading import SafeLoading
 from tokenmix.models.sequence_classification import MixerForSequenceClassification
+from tokenmix.models.speech import (
+    MixerForCTC,
+    SambaASRConfig,
+    SambaASRForConditionalGeneration,
+    SpeechConfig,
+    SpeechModel,
+)
 from tokenmix.models.token_classification import MixerForTokenClassification
 
 register_models()
@@ -30,6 +37,7 @@ __all__ = [
     "FITModel",
     "MixerCache",
     "MixerConfig",
+    "MixerForCTC",
     "MixerForCausalLM",
     "MixerForMaskedLM",
     "MixerForQuestionAnswering",
@@ -37,6 +45,10 @@ __all__ = [
     "MixerForTokenClassification",
     "MixerModel",
     "SafeLoading",
+    "SambaASRConfig",
+    "SambaASRForConditionalGeneration",
+    "SpeechConfig",
+    "SpeechModel",
     "from_mamba_ssm",
     "from_transformers",
     "generate",

@@ -8,9 +8,11 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForCTC,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForSpeechSeq2Seq,
     AutoModelForTokenClassification,
 )
 from transformers.models.auto import modeling_auto
@@ -28,6 +30,13 @@ from tokenmix.models.masked_lm import MixerForMaskedLM
 from tokenmix.models.model import MixerModel
 from tokenmix.models.question_answering import MixerForQuestionAnswering
 from tokenmix.models.sequence_classification import MixerForSequenceClassification
+from tokenmix.models.speech import (
+    MixerForCTC,
+    SambaASRConfig,
+    SambaASRForConditionalGeneration,
+    SpeechConfig,
+    SpeechModel,
+)
 from tokenmix.models.token_classification import MixerForTokenClassification
 
 # the Auto class of each model, and the dictionary in which Trainer (label smoothing), the pipelines and transformers'
@@ -63,10 +72,23 @@ _FIT_MODELS: _Rows = (
     (AutoModel, FITModel, modeling_auto.MODEL_MAPPING_NAMES),
     (AutoModelForCausalLM, FITForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
 )
+_SPEECH_MODELS: _Rows = (
+    (AutoModel, SpeechModel, modeling_auto.MODEL_MAPPING_NAMES),
+    (AutoModelForCTC, MixerForCTC, modeling_auto.MODEL_FOR_CTC_MAPPING_NAMES),
+)
+_SAMBA_MODELS: _Rows = (
+    (
+        AutoModelForSpeechSeq2Seq,
+        SambaASRForConditionalGeneration,
+        modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
+    ),
+)
 _FAMILIES: tuple[tuple[Any, _Rows], ...] = (
     (MixerConfig, _MODELS),
     (BlockTransformerConfig, _BLOCK_MODELS),
     (FITConfig, _FIT_MODELS),
+    (SpeechConfig, _SPEECH_MODELS),
+    (SambaASRConfig, _SAMBA_MODELS),
 )
 
 

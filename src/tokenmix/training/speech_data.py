@@ -1,0 +1,84 @@
+"""The clips of a speech recipe's tasks, by split."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, NamedTuple
+
+from tokenmix.data.speech import Clip, ClipDataset, load_speech
+from tokenmix.training.speech_config import SpeechDataConfig, SpeechTask
+
+NAMED = 10  # bad files that are named
+
+
+class TaskData(NamedTuple):
+    """Data sets of one task.
+
+    Attributes:
+        train: augmented.
+        valid: scored while it trains.
+        tests: by split, scored at the end.
+        train_texts: all texts of the training split.
+        notes: what was left out, and why.
+    """
+
+    train: ClipDataset
+    valid: ClipDataset
+    tests: dict[str, ClipDataset]
+    train_texts: list[str]
+    notes: list[str]
+
+
+def load_clips(data: SpeechDataConfig, seed: int) -> tuple[dict[str, list[Clip]], list[str]]:
+    """The clips of a task by split, as its config limits them, and a line for what was left out.
+
+    Args:
+        data: the config.
+        seed: of the shuffle that `train_clips` and `valid_clips` take the first of.
+
+    Raises:
+        ValueError, FileNotFoundError, ModuleNotFoundError: as `load_speech`, or no clip to train on or to test.
+    """
+    splits = {name: list(clips) for name, clips in load_speech(data.name, data.folder, **data.options).items()}
+    notes = []
+    train = splits["train"]
+    kept = [clip for clip in train if clip.seconds <= data.max_seconds]
+    if len(kept) < len(train):
+        notes.append(f"{len(train) - len(kept)} training clips of over {data.max_seconds:g} s are left out")
+    random.Random(seed).shuffle(kept)
+    splits["train"] = kept[: data.train_clips]
+    valid = splits.get("valid", [])
+    random.Random(seed).shuffle(valid)
+    splits["valid"] = valid[: data.valid_clips]
+    for name in ("train", "test"):
+        if not splits.get(name):
+            raise ValueError(f"data: expected clips in the split {name!r} of {data.name!r}, found none")
+    return splits, notes
+
+
+def build_task_data(task: SpeechTask, splits: dict[str, list[Clip]], tokenizer: Any, rate: int) -> TaskData:
+    """Data sets of a task's clips, after a look at their files.
+
+    Args:
+        task: its config.
+        splits: from `load_clips`.
+        tokenizer: makes labels of texts.
+        rate: samples a second.
+
+    Raises:
+        ValueError: a bad file, if the config is strict.
+    """
+    strict, seed = task.data.strict, task.training.seed
+    notes = []
+
+    def build(name: str, **options: Any) -> ClipDataset:
+        dataset = ClipDataset(splits[name], tokenizer, rate, strict=strict, **options)
+        bad = dataset.check(full=task.data.check)
+        if bad:
+            named = "; ".join(list(bad.values())[:NAMED])
+            notes.append(f"{len(bad)} bad files of {name} are left out: {named}{' ...' if len(bad) > NAMED else ''}")
+        return dataset
+
+    train = build("train", speeds=task.data.speeds, seed=seed)
+    tests = {name: build(name) for name in splits if name.startswith("test")}
+    return TaskData(train, build("valid"), tests, [clip.text for clip in splits["train"]], notes)

@@ -1,0 +1,237 @@
+"""The speech recognition recipe on tones: what it writes, mistakes before training, bad files, and an exact resume."""
+
+import importlib.util
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import image
+from recipe_cases import COMPARISONS, RECIPES, rows_of
+from transformers import pipeline
+
+from tokenmix.data.speech import build_ctc_tokenizer
+from tokenmix.training import parse_config
+
+FOLDER = RECIPES / "asr"
+RATE = 8000
+
+TINY = """
+mixers:
+  b: {mixer: bidirectional, inner: {mixer: mamba2, head_dim: 16, state_size: 8, expand: 1}}
+  a: {mixer: attention, heads: 2, rope: true, causal: false}
+models:
+  mamba: {pattern: b}
+  attention: {pattern: a}
+  samba: {pattern: b, decoder: true, start_from: mamba, tasks: [more], num_decoder_layers: 1,
+          decoder_mixers: {m: {mixer: mamba2, head_dim: 16, state_size: 8}},
+          cross_mixer: {mixer: mamba2, head_dim: 16, state_size: 8}}
+tasks:
+  first: {}
+  more: {start_from: first, training: {steps: 3}}
+model: {hidden_size: 32, num_hidden_layers: 1, sampling_rate: 8000, num_mel_bins: 20, normalise: utterance}
+data: {name: fsdd}
+training: {steps: 4, batch_size: 4, learning_rate: 2.0e-3, warmup_steps: 2, log_steps: 2, save_steps: 50,
+           trainer: {eval_strategy: steps, eval_steps: 2, disable_tqdm: true}}
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("asr_recipe", FOLDER / "train.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> list[str]:
+    """Arguments that train on "digits", each a chord of its own, in the layout of the Free Spoken Digit Dataset."""
+    import soundfile
+
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    noise = np.random.default_rng(0)
+    for digit in range(10):
+        for speaker, pitch in (("ann", 1.0), ("bob", 1.1)):
+            for repetition in range(8):
+                time = np.arange(int(RATE * (0.3 + 0.02 * repetition))) / RATE
+                tone = sum(np.sin(2 * np.pi * pitch * f * time) for f in (200 + 90 * digit, 2000 - 110 * digit))
+                samples = 0.2 * tone + 0.01 * noise.standard_normal(len(time))
+                soundfile.write(clips / f"{digit}_{speaker}_{repetition}.wav", samples, RATE)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return [
+        *("--config", str(tmp_path / "tiny.yaml"), "--data.folder", str(clips)),
+        *("--output", str(tmp_path / "run")),
+    ]
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[tuple[str, str], Path]:
+    """Folders of runs by config and overrides: rows with the same command share one."""
+    return {}
+
+
+@pytest.mark.parametrize("row", rows_of("asr"))
+def test_expected(recipe: ModuleType, runs: dict[Any, Path], tmp_path: Path, row: dict[str, str]) -> None:
+    """A row's metric is task/split/name, and its stack a model."""
+    command = (row["config"], row["overrides"])
+    if command not in runs:
+        config = FOLDER / "configs" / f"{row['config']}.yaml"
+        recipe.main(["--config", str(config), *shlex.split(row["overrides"]), "--output", str(tmp_path)])
+        runs[command] = tmp_path
+    task, metric = row["metric"].split("/", 1)
+    found = metrics(runs[command] / row["stack"] / task)["metrics"][metric]
+    assert COMPARISONS[row["comparison"]](found, float(row["value"])), found
+
+
+def test_what_is_written(recipe: ModuleType, tiny: list[str], tmp_path: Path, capsys: Any) -> None:
+    recipe.main(tiny)
+    printed = capsys.readouterr().out
+    run = tmp_path / "run"
+    assert image.imread(run / "curves.png").shape[1] > 300
+    for name, tasks in {"mamba": ["first", "more"], "attention": ["first", "more"], "samba": ["more"]}.items():
+        assert sorted(path.parent.name for path in (run / name).glob("*/metrics.json")) == tasks
+        for task in tasks:
+            found = metrics(run / name / task)
+            assert f"{found['metrics']['test/cer']:.3f}" in printed
+            steps = [line["step"] for line in found["history"] if "eval_loss" in line]
+            assert steps == ([2, 4] if task == "first" else [2])
+    assert "empty" in printed
+    assert "most_frequent" in printed
+    assert "said:" in printed
+    listener = pipeline("automatic-speech-recognition", model=str(run / "mamba" / "first" / "model"))
+    assert isinstance(listener(str(next((tmp_path / "clips").glob("3_ann_*.wav"))))["text"], str)
+
+
+def test_learns(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
+    longer = ["--training.steps", "120", "--training.batch_size", "16", "--training.learning_rate", "0.01"]
+    recipe.main([*tiny, *longer, "--only", "[first]"])
+    for name in ("mamba", "attention"):
+        found = metrics(tmp_path / "run" / name / "first")["metrics"]
+        assert found["test/cer"] < 0.5, found  # of an empty answer: 1
+
+
+def test_a_task_starts_from_the_one_before(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
+    """With a learning rate of nearly nothing, the second task ends with the weights of the first."""
+    recipe.main([*tiny, "--tasks.more.training.learning_rate", "1e-12", "--models", "{mamba: {pattern: b}}"])
+    first, more = (_weights(tmp_path / "run" / "mamba" / task) for task in ("first", "more"))
+    assert all(torch.allclose(first[name], more[name], atol=1e-6) for name in first)
+
+
+def test_a_decoder_starts_from_the_encoder(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
+    recipe.main([*tiny, "--models.samba.label_smoothing", "0.0", "--tasks.more.training.learning_rate", "1e-12"])
+    mamba, samba = (_weights(tmp_path / "run" / name / "more") for name in ("mamba", "samba"))
+    assert all(torch.allclose(mamba[name], samba[name], atol=1e-6) for name in mamba)
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--only", "[frist]"], "only.frist: not a key here; did you mean 'first'"),
+        (["--models", "{mamba: {pattern: x}}"], "pattern: expected letters of mixers"),
+        (["--models", "{mamba: {pattern: b, hiden_size: 3}}"], "hiden_size: not a field of SpeechConfig"),
+        (["--models", "{mamba: {pattern: b, start_from: nobody}}"], "models.mamba.start_from.nobody: not a key here"),
+        (["--models.samba.tasks", "[mroe]"], "models.samba.tasks.mroe: not a key here; did you mean 'more'"),
+        (["--training.steps", "0"], "steps: expected at least 1, found 0"),
+        (["--only", "[more]"], "only: more starts from first"),
+    ],
+)
+def test_mistakes_come_before_training(
+    recipe: ModuleType, tiny: list[str], tmp_path: Path, change: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message.replace("[", r"\[")):
+        recipe.main([*tiny, *change])
+    assert not list((tmp_path / "run").glob("*/*/checkpoint-*"))
+
+
+def test_bad_files_are_named_and_left_out_or_end_it(
+    recipe: ModuleType, tiny: list[str], tmp_path: Path, capfd: Any
+) -> None:
+    clips = tmp_path / "clips"
+    (clips / "4_ann_6.wav").write_bytes(b"this is no audio")
+    (clips / "7_bob_7.wav").write_bytes(b"")
+    only = ["--models", "{mamba: {pattern: b}}", "--only", "[first]"]
+    with pytest.raises(ValueError, match=r"4_ann_6.wav|7_bob_7.wav"):
+        recipe.main([*tiny, *only, "--data.strict", "true"])
+    assert not (tmp_path / "run" / "mamba").exists()
+    recipe.main([*tiny, *only])
+    told = "".join(capfd.readouterr())
+    assert "4_ann_6.wav" in told
+    assert "7_bob_7.wav" in told
+    assert metrics(tmp_path / "run" / "mamba" / "first")["metrics"]["test/cer"] > 0
+
+
+def test_two_processes_give_what_one_gives(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
+    """Run as a script, with a worker a model: the losses are those of one process."""
+    short = ["--only", "[first]", "--training.steps", "2"]
+    recipe.main([*tiny, *short])
+    there = [*tiny, *short, "--workers", "2", "--output", str(tmp_path / "both")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, str(FOLDER / "train.py"), *there], check=True, env=environment, timeout=280)
+    for name in ("mamba", "attention"):
+        one, two = (metrics(tmp_path / run / name / "first") for run in ("run", "both"))
+        losses = [[line["loss"] for line in found["history"] if "loss" in line] for found in (one, two)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_killed_training_resumes_exactly(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
+    """SIGKILL after a checkpoint in the middle of an epoch; speeds are drawn anew every epoch and must be the same."""
+    arguments = [*tiny, "--models", "{mamba: {pattern: b}}", "--only", "[first]", "--training.steps", "36"]
+    arguments += ["--training.save_steps", "7", "--training.log_steps", "1", "--training.trainer.eval_steps", "100"]
+    recipe.main([*arguments, "--output", str(tmp_path / "whole")])
+    run, whole = (tmp_path / name / "mamba" / "first" for name in ("run", "whole"))
+    process = subprocess.Popen(
+        [sys.executable, str(FOLDER / "train.py"), *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0, pipesize=4096,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )  # fmt: skip
+    lines = []
+    with process:
+        assert process.stdout is not None
+        while line := process.stdout.readline():
+            lines.append(line.decode(errors="replace"))
+            if (run / "checkpoint-14" / "trainer_state.json").exists():
+                process.kill()
+                break
+    assert process.returncode == -9, "".join(lines)
+    assert not (run / "metrics.json").exists()
+    recipe.main(arguments)
+    losses = [
+        {line["step"]: line["loss"] for line in metrics(folder)["history"] if "loss" in line} for folder in (run, whole)
+    ]
+    assert losses[0] == losses[1]
+    ours, theirs = _weights(run), _weights(whole)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("name", ["smoke", "small", "paper"])
+def test_configs_build(recipe: ModuleType, name: str) -> None:
+    """Every model of every config, at its real size, without memory for its weights."""
+    config, _ = parse_config(recipe.Config, ["--config", str(FOLDER / "configs" / f"{name}.yaml")])
+    tokenizer = build_ctc_tokenizer(["abcdefghijklmnopqrstuvwxyz '"])
+    with torch.device("meta"):
+        sizes = {model: recipe.build_model(config, model, tokenizer).num_parameters() for model in config.models}
+    assert config.chosen()
+    first, second = list(sizes)[:2]
+    assert sizes[first] == pytest.approx(sizes[second], rel=0.01)  # the baseline is a fair one

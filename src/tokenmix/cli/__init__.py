@@ -1,4 +1,4 @@
-"""The command `tokenmix`: compare mixers, check one against the laws, list them, convert a model, say what is there."""
+"""The command `tokenmix`: compare, check and list mixers, convert a model, transcribe audio, say what is there."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tokenmix.cli import check, compare, convert, env, mixers
+from tokenmix.cli import check, compare, convert, env, mixers, transcribe
 from tokenmix.cli.errors import UsageError
 
-COMMANDS = {"compare": compare, "check": check, "mixers": mixers, "convert": convert, "env": env}
+COMMANDS = {
+    "compare": compare,
+    "check": check,
+    "mixers": mixers,
+    "convert": convert,
+    "transcribe": transcribe,
+    "env": env,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; default those of the process.
 
     Returns:
-        0: all is well. 1: a law is broken. 2: the command was not understood.
+        0: all is well. 1: a law is broken, or a file of several cannot be read. 2: the command was not understood.
 
     Example:
         >>> main(["--version"])

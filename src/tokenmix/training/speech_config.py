@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from tokenmix.training.run import TrainingConfig
 
 C = TypeVar("C")
+_KINDS = {bool: "true or false", int: "an integer", str: "a text", dict: "a mapping", list: "a list"}
 
 
 @dataclass
@@ -90,15 +91,24 @@ def changed(settings: C, changes: Mapping[str, Any] | None, where: str) -> C:
     """A dataclass with some fields changed.
 
     Raises:
-        ValueError: a key that is no field, with the nearest ones.
+        ValueError: a key that is no field, with the nearest ones, or a value of another type.
 
     Example:
         >>> changed(SpeechDataConfig(), {"name": "fsdd"}, "data").name
         'fsdd'
     """
-    names = [f.name for f in dataclasses.fields(settings)]  # type: ignore[arg-type]  # a dataclass
-    refuse_unknown(where, dict(changes or {}), names)
-    return dataclasses.replace(settings, **dict(changes or {}))  # type: ignore[type-var]  # a dataclass
+    changes = dict(changes or {})
+    refuse_unknown(where, changes, [f.name for f in dataclasses.fields(settings)])  # type: ignore[arg-type]  # a dataclass
+    for name, value in changes.items():
+        kind = type(getattr(settings, name))
+        if kind is float and not isinstance(value, bool):
+            try:
+                changes[name] = float(value)  # YAML takes 1e-3 for a text
+            except (TypeError, ValueError):
+                raise ValueError(f"{where}.{name}: expected a number, found {value!r}") from None
+        elif kind in (bool, int, str, dict, list) and type(value) is not kind:
+            raise ValueError(f"{where}.{name}: expected {_KINDS[kind]}, found {value!r}")
+    return dataclasses.replace(settings, **changes)  # type: ignore[type-var]  # a dataclass
 
 
 def refuse_unknown(where: str, given: Mapping[str, Any], known: Any) -> None:

@@ -17,7 +17,7 @@ from matplotlib import image
 from recipe_cases import COMPARISONS, RECIPES, rows_of
 from transformers import pipeline
 
-from tokenmix.data.speech import build_ctc_tokenizer
+from tokenmix.data.speech import build_ctc_tokenizer, read_audio
 from tokenmix.training import parse_config
 
 FOLDER = RECIPES / "asr"
@@ -115,7 +115,8 @@ def test_what_is_written(recipe: ModuleType, tiny: list[str], tmp_path: Path, ca
     assert "most_frequent" in printed
     assert "said:" in printed
     listener = pipeline("automatic-speech-recognition", model=str(run / "mamba" / "first" / "model"))
-    assert isinstance(listener(str(next((tmp_path / "clips").glob("3_ann_*.wav"))))["text"], str)
+    samples = read_audio(tmp_path / "clips" / "3_ann_6.wav", RATE)
+    assert isinstance(listener({"raw": samples, "sampling_rate": RATE})["text"], str)
 
 
 def test_learns(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
@@ -129,13 +130,13 @@ def test_learns(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
 
 def test_a_task_starts_from_the_one_before(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
     """With a learning rate of nearly nothing, the second task ends with the weights of the first."""
-    recipe.main([*tiny, "--tasks.more.training.learning_rate", "1e-12", "--models", "{mamba: {pattern: b}}"])
+    recipe.main([*tiny, "--tasks.more.training.learning_rate", "1.0e-12", "--models", "{mamba: {pattern: b}}"])
     first, more = (_weights(tmp_path / "run" / "mamba" / task) for task in ("first", "more"))
     assert all(torch.allclose(first[name], more[name], atol=1e-6) for name in first)
 
 
 def test_a_decoder_starts_from_the_encoder(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
-    recipe.main([*tiny, "--models.samba.label_smoothing", "0.0", "--tasks.more.training.learning_rate", "1e-12"])
+    recipe.main([*tiny, "--models.samba.label_smoothing", "0.0", "--tasks.more.training.learning_rate", "1.0e-12"])
     mamba, samba = (_weights(tmp_path / "run" / name / "more") for name in ("mamba", "samba"))
     assert all(torch.allclose(mamba[name], samba[name], atol=1e-6) for name in mamba)
 
@@ -226,7 +227,7 @@ def test_killed_training_resumes_exactly(recipe: ModuleType, tiny: list[str], tm
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-@pytest.mark.parametrize("name", ["smoke", "small", "paper"])
+@pytest.mark.parametrize("name", ["smoke", "streaming", "small", "paper"])
 def test_configs_build(recipe: ModuleType, name: str) -> None:
     """Every model of every config, at its real size, without memory for its weights."""
     config, _ = parse_config(recipe.Config, ["--config", str(FOLDER / "configs" / f"{name}.yaml")])
@@ -234,5 +235,6 @@ def test_configs_build(recipe: ModuleType, name: str) -> None:
     with torch.device("meta"):
         sizes = {model: recipe.build_model(config, model, tokenizer).num_parameters() for model in config.models}
     assert config.chosen()
-    first, second = list(sizes)[:2]
-    assert sizes[first] == pytest.approx(sizes[second], rel=0.01)  # the baseline is a fair one
+    if name != "streaming":
+        first, second = list(sizes)[:2]
+        assert sizes[first] == pytest.approx(sizes[second], rel=0.01)  # the baseline is a fair one

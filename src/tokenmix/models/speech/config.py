@@ -43,6 +43,7 @@ class SpeechConfig(PreTrainedConfig):
             largest width (SpecAugment, Park et al. 2019, arXiv 1904.08779).
         time_masks, time_mask_width, time_mask_share: the same of frames; a run is also at most this share of the
             utterance.
+        use_cache: of a decoder, where there is one; the Trainer sets it in every configuration.
         kwargs: what transformers keeps in every configuration.
 
     Raises:
@@ -98,6 +99,7 @@ class SpeechConfig(PreTrainedConfig):
     time_masks: int = 2
     time_mask_width: int = 40
     time_mask_share: float | int = 0.1
+    use_cache: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
         drop_code_fields(kwargs)
@@ -137,7 +139,7 @@ class SpeechConfig(PreTrainedConfig):
             raise ValueError("normalise: expected 'global', 'running' or 'none' with causal=True, found 'utterance'")
         for name in ("window_ms", "hop_ms"):
             samples = getattr(self, name) * self.sampling_rate / 1000
-            if samples < 1 or samples != int(samples):
+            if samples < 1 or abs(samples - round(samples)) > 1e-6:  # 4.35 ms at 100 kHz are 434.99999999999994
                 raise ValueError(
                     f"{name}: expected a whole number of samples at sampling_rate={self.sampling_rate}, found "
                     f"{getattr(self, name)} ms = {samples:g} samples"
@@ -166,12 +168,12 @@ class SpeechConfig(PreTrainedConfig):
     @property
     def window_samples(self) -> int:
         """Samples of a frame's window."""
-        return int(self.window_ms * self.sampling_rate / 1000)
+        return round(self.window_ms * self.sampling_rate / 1000)
 
     @property
     def hop_samples(self) -> int:
         """Samples between two frames."""
-        return int(self.hop_ms * self.sampling_rate / 1000)
+        return round(self.hop_ms * self.sampling_rate / 1000)
 
     @property
     def inputs_to_logits_ratio(self) -> int:

@@ -62,7 +62,7 @@ class MixerForCTC(SpeechPreTrainedModel):
             ValueError, TypeError: as `SpeechModel`, or labels that do not fit.
         """
         if labels is not None:
-            check_speech_labels(labels, input_values.shape[0], self.config.vocab_size)
+            check_speech_labels(labels, input_values.shape[0], self.config.vocab_size, self.config.pad_token_id)
         encoded = self.encoder(
             input_values, attention_mask, output_hidden_states=output_hidden_states, return_dict=True
         )

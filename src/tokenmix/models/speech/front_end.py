@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -66,10 +67,20 @@ class LogMel(nn.Module):
         self.config = config
         self.window_samples, self.hop_samples = config.window_samples, config.hop_samples
         self.transform_size = 1 << (self.window_samples - 1).bit_length()
-        self.register_buffer("window", torch.hann_window(self.window_samples))
+        self.register_buffer("window", torch.hann_window(self.window_samples, dtype=torch.float32))
         self.register_buffer("filters", _filters(config, self.transform_size))
-        self.register_buffer("mean", torch.zeros(config.num_mel_bins))
-        self.register_buffer("deviation", torch.ones(config.num_mel_bins))
+        self.register_buffer("mean", torch.zeros(config.num_mel_bins, dtype=torch.float32))
+        self.register_buffer("deviation", torch.ones(config.num_mel_bins, dtype=torch.float32))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMel:
+        """Move, and keep float32: rounded to 16 bits, filters and means would be others than those trained with."""
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == torch.float32 else tensor.to(moved.device)
+
+        super()._apply(move, recurse)
+        return self
 
     def init_state(self, rows: int) -> FrontEndState:
         """Before the first sample of `rows` streams."""
@@ -129,15 +140,19 @@ class LogMel(nn.Module):
 
 
 def _filters(config: SpeechConfig, transform_size: int) -> Tensor:
-    """(transform_size / 2 + 1, mels) triangles, made on the CPU whatever the default device, which may be meta."""
+    """(transform_size / 2 + 1, mels) triangles in float32, whatever default type a model is built under."""
     from torchaudio.functional import melscale_fbanks
 
     if torch.empty(0).is_meta:
-        return torch.empty(transform_size // 2 + 1, config.num_mel_bins)
-    nyquist = config.sampling_rate / 2
-    return melscale_fbanks(
-        transform_size // 2 + 1, 20.0, nyquist, config.num_mel_bins, config.sampling_rate, norm="slaney"
-    )
+        return torch.empty(transform_size // 2 + 1, config.num_mel_bins, dtype=torch.float32)
+    nyquist, default = config.sampling_rate / 2, torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float32)
+        return melscale_fbanks(
+            transform_size // 2 + 1, 20.0, nyquist, config.num_mel_bins, config.sampling_rate, norm="slaney"
+        )
+    finally:
+        torch.set_default_dtype(default)
 
 
 def _valid(frames: Tensor, lengths: Tensor) -> Tensor:
@@ -146,9 +161,10 @@ def _valid(frames: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _moments(mel: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(B, 1, mels) mean and deviation of the real frames of each row."""
+    """(B, 1, mels) mean and deviation of the real frames of each row, in float64: padding then rounds nothing."""
+    mel = mel.double()
     kept = torch.ones_like(mel[..., :1]) if lengths is None else _valid(mel, lengths).to(mel.dtype)
     count = kept.sum(1, keepdim=True).clamp(min=1)
     mean = (mel * kept).sum(1, keepdim=True) / count
     variance = ((mel - mean).square() * kept).sum(1, keepdim=True) / count
-    return mean, variance.sqrt().clamp(min=_LEAST_DEVIATION)
+    return mean.float(), variance.sqrt().clamp(min=_LEAST_DEVIATION).float()

@@ -55,16 +55,17 @@ def check_audio(samples: Tensor, attention_mask: Tensor | None, least: int) -> t
     return samples, counts
 
 
-def check_speech_labels(labels: Tensor, rows: int, vocab_size: int) -> None:
+def check_speech_labels(labels: Tensor, rows: int, vocab_size: int, blank: int | None = None) -> None:
     """Refuse labels that are no characters of the vocabulary.
 
     Args:
         labels: (B, S) integers, -100 behind each row's end.
         rows: B of the audio.
         vocab_size: their number.
+        blank: CTC's symbol of no label, which is none; None where there is no such symbol.
 
     Raises:
-        TypeError, ValueError: another shape, type or value, or -100 before a label.
+        TypeError, ValueError: another shape, type or value, the blank, or -100 before a label.
 
     Example:
         >>> check_speech_labels(torch.tensor([[1, 5]]), 1, 4)
@@ -85,5 +86,7 @@ def check_speech_labels(labels: Tensor, rows: int, vocab_size: int) -> None:
         raise ValueError(
             f"labels: expected {IGNORED} or 0 to vocab_size - 1 = {vocab_size - 1}, found {labels[wrong][0].item()}"
         )
+    if blank is not None and bool((labels == blank).any()):
+        raise ValueError(f"labels: expected {IGNORED} as padding, found the blank, pad_token_id={blank}")
     if bool((real[:, 1:] & ~real[:, :-1]).any()):
         raise ValueError(f"labels: expected {IGNORED} behind the labels of each row only, found it before some")

@@ -13,7 +13,7 @@ from transformers.utils.generic import can_return_tuple
 
 from tokenmix.models.cache import CACHE_ARGUMENT, MixerCache, take_cache
 from tokenmix.models.cached_generation import CachedGeneration
-from tokenmix.models.inputs import check_tokens, refuse_misspelt
+from tokenmix.models.inputs import can_look, check_tokens, refuse_misspelt
 from tokenmix.models.labels import IGNORED
 from tokenmix.models.speech.ctc import ctc_logits, ctc_loss
 from tokenmix.models.speech.decoder import SpeechDecoder
@@ -33,6 +33,7 @@ class SambaASRForConditionalGeneration(CachedGeneration, SpeechPreTrainedModel, 
         config: sizes, mixers, patterns and bridge.
 
     Example:
+        >>> import torch
         >>> config = SambaASRConfig(hidden_size=32, num_hidden_layers=2, num_decoder_layers=2)
         >>> model = SambaASRForConditionalGeneration(config).eval()
         >>> model.generate(torch.randn(1, 16000), max_new_tokens=5).shape[0]
@@ -108,7 +109,7 @@ class SambaASRForConditionalGeneration(CachedGeneration, SpeechPreTrainedModel, 
         audio, lengths = heard.last_hidden_state, heard.lengths
         targets = None
         if labels is not None:
-            check_speech_labels(labels, audio.shape[0], self.config.vocab_size)
+            check_speech_labels(labels, audio.shape[0], self.config.vocab_size, self.config.pad_token_id)
             inputs, targets = self.teach(labels)
             decoder_input_ids = inputs if decoder_input_ids is None else decoder_input_ids
         if decoder_input_ids is None:
@@ -133,13 +134,23 @@ class SambaASRForConditionalGeneration(CachedGeneration, SpeechPreTrainedModel, 
     def teach(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and targets (B, S + 1) of the decoder: the start before, and the end behind the labels.
 
+        Raises:
+            ValueError: labels behind an end token.
+
         Example:
+            >>> import torch
             >>> model = SambaASRForConditionalGeneration(SambaASRConfig(hidden_size=16, num_hidden_layers=1))
             >>> [part.tolist() for part in model.teach(torch.tensor([[7, 8], [9, -100]]))]
             [[[1, 7, 8], [1, 9, 0]], [[7, 8, 2], [9, 2, -100]]]
         """
         labels = labels.masked_fill(labels == self.config.eos_token_id, IGNORED)
-        counts = (labels != IGNORED).sum(1, keepdim=True)
+        real = labels != IGNORED
+        if can_look(labels) and bool((real[:, 1:] & ~real[:, :-1]).any()):
+            end = self.config.eos_token_id
+            raise ValueError(
+                f"labels: expected the end token {end} behind the labels of each row, found some behind it"
+            )
+        counts = real.sum(1, keepdim=True)
         targets = F.pad(labels, (0, 1), value=IGNORED).scatter(1, counts, self.config.eos_token_id)
         inputs = F.pad(labels.masked_fill(labels == IGNORED, self.config.pad_token_id), (1, 0))
         inputs[:, 0] = self.config.decoder_start_token_id

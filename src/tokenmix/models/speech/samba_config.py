@@ -59,7 +59,6 @@ class SambaASRConfig(SpeechConfig):
     ctc_weight: float | int = 0.3
     max_target_length: int = 448
     tie_word_embeddings: bool = True
-    use_cache: bool = True
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
     decoder_start_token_id: int | None = None
@@ -83,6 +82,11 @@ class SambaASRConfig(SpeechConfig):
                 )
         if self.decoder_start_token_id is None:
             self.decoder_start_token_id = self.bos_token_id
+        elif not 0 <= self.decoder_start_token_id < self.vocab_size:
+            raise ValueError(
+                f"decoder_start_token_id: expected one token from 0 to vocab_size - 1 = {self.vocab_size - 1}, found "
+                f"{self.decoder_start_token_id}"
+            )
         with torch.device("meta"):
             for letter in self.decoder_letters():
                 if not build_mixer(self.decoder_mixers[letter], self.hidden_size).is_causal:
@@ -95,4 +99,7 @@ class SambaASRConfig(SpeechConfig):
 
     def decoder_letters(self) -> str:
         """The decoder's pattern, a letter a layer."""
-        return resolve_pattern(self.decoder_pattern, self.decoder_mixers, self.num_decoder_layers)
+        try:
+            return resolve_pattern(self.decoder_pattern, self.decoder_mixers, self.num_decoder_layers)
+        except ValueError as error:  # which names the encoder's fields
+            raise ValueError(f"decoder_{error}") from None

@@ -48,6 +48,12 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "linear_attention": [{"heads": 4}, {"heads": 4, "causal": False}],
     "mamba": [{"state_size": 8}],
     "mamba2": [{"state_size": 16, "head_dim": 16}, {"state_size": 16, "head_dim": 16, "chunk": 8}],
+    "mossformer": [
+        {"group": 8, "key_size": 16, "kernel": 5},
+        {"group": 8, "key_size": 16, "kernel": 5, "causal": True},
+        {"group": 3, "key_size": 40, "kernel": 4, "expansion": 3, "causal": True},
+        {"group": 8, "key_size": 16, "kernel": 5, "causal": True, "causal_conv": False},
+    ],
 }
 
 

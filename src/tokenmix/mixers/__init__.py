@@ -7,6 +7,7 @@ from tokenmix.mixers.heads import HeadGroup, HeadGroupAttention
 from tokenmix.mixers.linear import LinearAttention
 from tokenmix.mixers.mamba import Mamba
 from tokenmix.mixers.mamba2 import Mamba2
+from tokenmix.mixers.mossformer import MossFormer
 
 __all__ = [
     "GAM",
@@ -18,5 +19,6 @@ __all__ = [
     "LinearAttention",
     "Mamba",
     "Mamba2",
+    "MossFormer",
     "SlidingWindow",
 ]

@@ -53,7 +53,9 @@ class Bidirectional(TokenMixer):
         if unfit := sorted({"edges", "grid"} & set(self.forwards.needs)):
             raise ValueError(f"inner: expected a mixer of sequences, found {inner!r}, which needs {', '.join(unfit)}")
         self.needs, self.cost = self.forwards.needs, self.forwards.cost
-        self.lora_targets = self.forwards.lora_targets
+        self.lora_targets = tuple(
+            f"{way}.{name}" for way in ("forwards", "backwards") for name in self.forwards.lora_targets
+        )
 
     def reset_parameters(self) -> None:
         """Both directions anew."""

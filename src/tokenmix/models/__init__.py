@@ -16,6 +16,7 @@ from tokenmix.models.model import MixerModel
 from tokenmix.models.question_answering import MixerForQuestionAnswering
 from tokenmix.models.register import register_models
 from tokenmix.models.safe_loading import SafeLoading
+from tokenmix.models.separation import MixerForSpeechSeparation, SeparatorConfig
 from tokenmix.models.sequence_classification import MixerForSequenceClassification
 from tokenmix.models.speech import (
     MixerForCTC,
@@ -42,11 +43,13 @@ __all__ = [
     "MixerForMaskedLM",
     "MixerForQuestionAnswering",
     "MixerForSequenceClassification",
+    "MixerForSpeechSeparation",
     "MixerForTokenClassification",
     "MixerModel",
     "SafeLoading",
     "SambaASRConfig",
     "SambaASRForConditionalGeneration",
+    "SeparatorConfig",
     "SpeechConfig",
     "SpeechModel",
     "from_mamba_ssm",

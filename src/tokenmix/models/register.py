@@ -29,6 +29,7 @@ from tokenmix.models.fit import FITConfig, FITForCausalLM, FITModel
 from tokenmix.models.masked_lm import MixerForMaskedLM
 from tokenmix.models.model import MixerModel
 from tokenmix.models.question_answering import MixerForQuestionAnswering
+from tokenmix.models.separation.register import register_separator
 from tokenmix.models.sequence_classification import MixerForSequenceClassification
 from tokenmix.models.speech import (
     MixerForCTC,
@@ -94,6 +95,7 @@ _FAMILIES: tuple[tuple[Any, _Rows], ...] = (
 
 def register_models() -> None:
     """Register the configurations, the models and their heads; `import tokenmix.models` does it."""
+    register_separator()
     for config, models in _FAMILIES:
         AutoConfig.register(config.model_type, config, exist_ok=True)
         for auto, model, names in models:

@@ -29,8 +29,8 @@ def depthwise_conv(
     y_t = bias + sum_j weight[:, j] x_(t + j - (K - 1) / 2), j = 0 .. K - 1, if not.
 
     With `silu`, silu(y) is returned. Nothing is transposed: K shifted additions in (B, L, C), by a native kernel
-    (`tokenmix.kernels`) on the CPU if causal, with one filter a channel, and not in float64. Tokens of other documents
-    count as 0.
+    (`tokenmix.kernels`) on the CPU if causal or without `starts`, with one filter a channel, and not in float64. Tokens of
+    other documents count as 0.
 
     Args:
         x: (B, L, C) input; zero at padding.
@@ -62,6 +62,9 @@ def depthwise_conv(
     bias, state = (None if tensor is None else tensor.to(x.dtype) for tensor in (bias, state))
     if causal and weight.dim() == 2 and kernels.serves(x):
         return native_conv(x, weight, bias, state, starts, silu).to(kind)
+    if not causal and weight.dim() == 2 and starts is None and kernels.serves(x):
+        ahead = weight.shape[1] // 2  # a centred filter is one that looks back from later on
+        return native_conv(F.pad(x, (0, 0, 0, ahead)), weight, bias, None, None, silu)[:, ahead:].to(kind)
     plain = causal and weight.dim() == 2 and starts is None and state is None
     if plain and 2 <= weight.shape[1] <= 4 and x.shape[2] % 8 == 0 and cuda.conv.serves(x):
         return cuda.conv(x, weight, bias, silu).to(kind)

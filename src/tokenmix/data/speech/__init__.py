@@ -1,7 +1,7 @@
 """Speech: clips of many sources, their texts in one form, data sets, batches and scores. Needs the extra `speech`."""
 
 from tokenmix.data.speech.audio import AudioError, audio_seconds, read_audio, resample
-from tokenmix.data.speech.clip import AudioSource, BytesAudio, Clip, FileAudio, file_clip
+from tokenmix.data.speech.clip import AudioSource, Clip, FileAudio, file_clip
 from tokenmix.data.speech.dataset import ClipDataset, collate
 from tokenmix.data.speech.scores import transcription_scores, trivial_baselines
 from tokenmix.data.speech.sources import SOURCES, load_speech
@@ -13,7 +13,6 @@ __all__ = [
     "SOURCES",
     "AudioError",
     "AudioSource",
-    "BytesAudio",
     "Clip",
     "ClipDataset",
     "FileAudio",

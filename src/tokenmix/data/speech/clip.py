@@ -13,30 +13,22 @@ class AudioSource(Protocol):
     """Where the samples of a clip come from."""
 
     def read(self, rate: int) -> Samples:
-        """(N,) float32 mono samples at a rate."""
+        """(N,) float32 mono samples in [-1, 1], `rate` a second."""
 
 
 @dataclass(frozen=True)
 class FileAudio:
-    """A file on disk."""
+    """A file on disk.
+
+    Args:
+        path: of the file.
+    """
 
     path: Path
 
     def read(self, rate: int) -> Samples:
         """See `read_audio`."""
         return read_audio(self.path, rate)
-
-
-@dataclass(frozen=True)
-class BytesAudio:
-    """The bytes of a file, such as a row of a data set of Hugging Face's hub holds."""
-
-    data: bytes = field(repr=False)
-    name: str
-
-    def read(self, rate: int) -> Samples:
-        """See `read_audio`."""
-        return read_audio(self.data, rate, self.name)
 
 
 @dataclass(frozen=True)
@@ -48,8 +40,17 @@ class Clip:
         speaker: who says it.
         language: ISO 639-1, such as "en".
         name: what messages call it, such as a path.
-        seconds: its length; 0 where its header cannot be read, which `ClipDataset.check` tells.
+        seconds: its length, as the file's header tells; 0 where it cannot be read, which `ClipDataset.check` tells.
+            Of speech that is synthesised when it is read, an estimate.
         source: of its samples.
+
+    Example:
+        >>> import soundfile, tempfile, numpy
+        >>> path = Path(tempfile.mkdtemp()) / "no.wav"
+        >>> soundfile.write(path, numpy.zeros(4000), 8000)
+        >>> clip = file_clip(path, "no", "nobody", "en")
+        >>> clip.seconds, clip.read(16000).shape
+        (0.5, (8000,))
     """
 
     text: str
@@ -60,7 +61,7 @@ class Clip:
     source: AudioSource = field(repr=False)
 
     def read(self, rate: int) -> Samples:
-        """(N,) float32 mono samples at `rate` a second.
+        """(N,) float32 mono samples in [-1, 1], `rate` a second.
 
         Raises:
             AudioError: audio that cannot be used.

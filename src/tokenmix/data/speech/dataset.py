@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import random
 import sys
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tokenmix.data.speech.audio import AudioError, Samples, resample
+from tokenmix.data.speech.audio import AudioError
+from tokenmix.data.speech.augment import Augment
 from tokenmix.data.speech.clip import Clip
 
 IGNORED = -100  # transformers' mark of a place without a label
@@ -21,26 +25,25 @@ IGNORED = -100  # transformers' mark of a place without a label
 class ClipDataset(Dataset[dict[str, Any] | None]):
     """Samples and labels of clips; bad audio is left out, counted and named, and does not end a training.
 
-    An item is {"input_values": (N,) float32, "labels": list of tokens}, or None for audio that cannot be read. What is
-    drawn for augmentation is a function of seed, epoch and place, so that it depends neither on the number of workers
-    nor on where a run was stopped.
+    An item is {"input_values": (N,) float32, "labels": list of tokens}, or None for audio that cannot be read, which
+    `collate` leaves out. What is drawn for augmentation is a function of seed, epoch and place, so that it depends
+    neither on the number of workers nor on where a run was stopped; the sampler or the trainer says the epoch by
+    `set_epoch`.
 
     Args:
         clips: the clips.
         tokenizer: makes labels of their texts.
         rate: samples a second.
         strict: raise at bad audio instead.
-        speeds: play each clip at one of these speeds (0.9 is slower and lower); None plays it as it is.
-        noise_snr_db: (low, high) decibels between speech and white noise that is added to half of the clips; None adds
-            none.
+        speeds, gain_db, noise_snr_db, noise, noise_share: of `Augment`, for training only; by default none.
         seed: of what is drawn.
 
     Attributes:
-        skipped: reasons by name of the clips that could not be read so far.
+        skipped: reasons by name of the clips that could not be read so far (in this process: a worker has its own).
         lengths: samples of each clip, as its header tells, for batches of like lengths.
 
     Raises:
-        ValueError: a rate, speed or range that is none.
+        ValueError: a rate or an option of augmentation that is none.
 
     Example:
         >>> from tokenmix.data.speech import Clip, build_ctc_tokenizer
@@ -61,17 +64,18 @@ class ClipDataset(Dataset[dict[str, Any] | None]):
         *,
         strict: bool = False,
         speeds: Sequence[float] | None = None,
+        gain_db: tuple[float, float] | None = None,
         noise_snr_db: tuple[float, float] | None = None,
+        noise: Literal["white", "pink"] = "white",
+        noise_share: float = 0.5,
         seed: int = 0,
     ) -> None:
         if rate < 1:
             raise ValueError(f"rate: expected samples a second, found {rate}")
-        if speeds is not None and (not speeds or min(speeds) <= 0):
-            raise ValueError(f"speeds: expected positive numbers, found {list(speeds)}")
-        if noise_snr_db is not None and noise_snr_db[0] > noise_snr_db[1]:
-            raise ValueError(f"noise_snr_db: expected (low, high), found {noise_snr_db}")
+        augment = Augment(speeds, gain_db, noise_snr_db, noise, noise_share)
+        self.augment = None if speeds is gain_db is noise_snr_db is None else augment
         self.clips, self.tokenizer, self.rate, self.strict = list(clips), tokenizer, rate, strict
-        self.speeds, self.noise_snr_db, self.seed, self.epoch = speeds, noise_snr_db, seed, 0
+        self.seed, self.epoch = seed, 0
         self.skipped: dict[str, str] = {}
 
     def __len__(self) -> int:
@@ -80,7 +84,7 @@ class ClipDataset(Dataset[dict[str, Any] | None]):
     @property
     def lengths(self) -> list[int]:
         """Samples of each clip, as far as its header tells."""
-        return [int(clip.seconds * self.rate) for clip in self.clips]
+        return [round(clip.seconds * self.rate) for clip in self.clips]
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch, on which augmentation depends."""
@@ -95,15 +99,18 @@ class ClipDataset(Dataset[dict[str, Any] | None]):
                 raise
             self._skip(clip, error)
             return None
-        samples = self._augment(samples, random.Random(f"{self.seed} {self.epoch} {index}"))
+        if self.augment is not None:
+            samples = self.augment(samples, self.rate, random.Random(f"{self.seed} {self.epoch} {index}"))
         labels: list[int] = self.tokenizer(clip.text).input_ids
         return {"input_values": torch.from_numpy(np.ascontiguousarray(samples)), "labels": labels}
 
-    def check(self, *, full: bool = False) -> dict[str, str]:
+    def check(self, *, full: bool = False, report: str | os.PathLike[str] | None = None) -> dict[str, str]:
         """Leave out clips whose audio is bad, before anything is trained.
 
         Args:
-            full: decode every clip, which also finds what is cut off or holds NaN; else only headers are looked at.
+            full: decode every clip, which also finds what is cut off or holds NaN; else only those are read whose
+                header could not be.
+            report: a file to write all of them to, with tabs between name and reason.
 
         Returns:
             Reasons by name of the clips that are left out.
@@ -124,6 +131,10 @@ class ClipDataset(Dataset[dict[str, Any] | None]):
                 bad[clip.name] = str(error)
         self.clips = kept
         self.skipped |= bad
+        if report is not None:
+            Path(report).parent.mkdir(parents=True, exist_ok=True)
+            with Path(report).open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file, delimiter="\t").writerows([("name", "reason"), *bad.items()])
         return bad
 
     def _skip(self, clip: Clip, error: AudioError) -> None:
@@ -131,18 +142,8 @@ class ClipDataset(Dataset[dict[str, Any] | None]):
             self.skipped[clip.name] = str(error)
             print(f"left out, {len(self.skipped)} so far: {error}", file=sys.stderr)
 
-    def _augment(self, samples: Samples, draw: random.Random) -> Samples:
-        if self.speeds is not None:
-            speed = draw.choice(list(self.speeds))
-            samples = resample(samples, round(self.rate * speed), self.rate)
-        if self.noise_snr_db is not None and draw.random() < 0.5:
-            power = float(np.square(samples).mean()) * 10 ** (-draw.uniform(*self.noise_snr_db) / 10)
-            noise = np.random.default_rng(draw.getrandbits(32)).standard_normal(len(samples))
-            samples = (samples + power**0.5 * noise).astype(np.float32)
-        return samples
 
-
-def collate(items: Sequence[dict[str, Any] | None]) -> dict[str, Tensor]:
+def collate(items: Sequence[dict[str, Any] | None], pad_to_multiple_of: int | None = None) -> dict[str, Tensor]:
     """A batch: samples padded with zeros behind each row's end, and labels padded with -100.
 
     Items that are None are left out. Where none is left, the batch is one row of one padded sample without a label,
@@ -150,9 +151,13 @@ def collate(items: Sequence[dict[str, Any] | None]) -> dict[str, Tensor]:
 
     Args:
         items: of a `ClipDataset`.
+        pad_to_multiple_of: N is a multiple of this many samples.
 
     Returns:
         input_values (B, N) float32, attention_mask (B, N) int64, labels (B, S) int64.
+
+    Raises:
+        ValueError: a multiple below 1.
 
     Example:
         >>> rows = [{"input_values": torch.ones(n), "labels": [7] * n} for n in (1, 3)]
@@ -160,15 +165,19 @@ def collate(items: Sequence[dict[str, Any] | None]) -> dict[str, Tensor]:
         >>> batch["attention_mask"].tolist(), batch["labels"].tolist()
         ([[1, 0, 0], [1, 1, 1]], [[7, -100, -100], [7, 7, 7]])
     """
+    if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
+        raise ValueError(f"pad_to_multiple_of: expected a positive number, found {pad_to_multiple_of}")
     kept = [item for item in items if item is not None]
-    if not kept:
-        nothing = torch.zeros(1, 1)
-        return {"input_values": nothing, "attention_mask": nothing.long(), "labels": nothing.long() + IGNORED}
-    audio = [item["input_values"] for item in kept]
-    labels = [torch.tensor(item["labels"], dtype=torch.int64) for item in kept]
-    pad = torch.nn.utils.rnn.pad_sequence
+    lengths = torch.tensor([len(item["input_values"]) for item in kept] or [0])
+    longest, multiple = max(int(lengths.max()), 1), pad_to_multiple_of or 1
+    longest += -longest % multiple
+    audio = torch.zeros(len(lengths), longest)
+    labels = torch.full((len(lengths), max((len(item["labels"]) for item in kept), default=0) or 1), IGNORED)
+    for row, item in enumerate(kept):
+        audio[row, : lengths[row]] = item["input_values"]
+        labels[row, : len(item["labels"])] = torch.tensor(item["labels"], dtype=torch.int64)
     return {
-        "input_values": pad(audio, batch_first=True),
-        "attention_mask": pad([torch.ones(len(row), dtype=torch.int64) for row in audio], batch_first=True),
-        "labels": pad(labels, batch_first=True, padding_value=IGNORED),
+        "input_values": audio,
+        "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
+        "labels": labels,
     }

@@ -31,26 +31,30 @@ def load_fsdd(
         protocol: "official" tests repetitions 0 to 4 of every digit and speaker; "speaker" tests all clips of one who
             is not heard in training.
         left_out: that speaker.
-        valid_share: share of the training clips that is taken for validation.
-        seed: of that choice.
+        valid_share: share of the training clips that is taken for validation, about.
+        seed: of that choice, which is made for each clip alone: a part of the set has a part of its choice.
 
     Raises:
-        FileNotFoundError: no such folder, or no such file in it. ValueError: an unknown protocol or speaker.
+        FileNotFoundError: no such folder, or no such file in it. ValueError: an unknown protocol or speaker, or a
+            share that is none.
     """
     root = require_folder("fsdd", folder, "clone https://github.com/Jakobovski/free-spoken-digit-dataset")
     if (root / "recordings").is_dir():
         root = root / "recordings"
     named = [(path, match) for path in sorted(root.iterdir()) if (match := _NAME.fullmatch(path.name))]
     if not named:
-        raise FileNotFoundError(f"folder: expected files such as 7_jackson_3.wav in {root}, found none")
+        raise FileNotFoundError(f"folder: fsdd expected files such as 7_jackson_3.wav in {root}, found none")
     speakers = sorted({match[2] for _, match in named})
+    if not 0 <= valid_share < 1:
+        raise ValueError(f"valid_share: expected 0 or more and less than 1, found {valid_share}")
     if protocol not in ("official", "speaker"):
         raise ValueError(f"protocol: expected 'official' or 'speaker', found {protocol!r}")
     if protocol == "speaker" and left_out not in speakers:
         raise ValueError(f"left_out: expected one of {speakers}, found {left_out!r}")
-    draw, clips = random.Random(seed), []
+    clips = []
     for path, match in named:
         test = match[2] == left_out if protocol == "speaker" else int(match[3]) < OFFICIAL_TEST
-        split = "test" if test else "valid" if draw.random() < valid_share else "train"
+        valid = random.Random(f"{seed} {path.stem}").random() < valid_share
+        split = "test" if test else "valid" if valid else "train"
         clips.append((split, file_clip(path, DIGITS[int(match[1])], match[2], "en")))
     return by_split(clips)

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tokenmix.data.speech.debian import load_asterisk, load_tuxpaint
+from tokenmix.data.speech.asterisk import load_asterisk
 from tokenmix.data.speech.espeak import load_espeak
 from tokenmix.data.speech.fsdd import load_fsdd
 from tokenmix.data.speech.hub import load_hub
 from tokenmix.data.speech.splits import Splits
 from tokenmix.data.speech.standard import load_librispeech, load_manifest, load_speech_commands
+from tokenmix.data.speech.tuxpaint import load_tuxpaint
 
 SOURCES: dict[str, Callable[..., Splits]] = {
     "asterisk": load_asterisk,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def load_manifest(
         sources: only rows of these in the column source; None for all.
 
     Raises:
-        FileNotFoundError: no manifest. ValueError: a column is missing.
+        FileNotFoundError: no manifest. ValueError: a column is missing, or a line is not whole.
     """
     root = require_folder("manifest", folder, "make one with a manifest.tsv")
     path = root / "manifest.tsv"
@@ -39,7 +40,12 @@ def load_manifest(
             f"manifest: expected the columns {', '.join(_COLUMNS)} in {path}, found no {', '.join(missing)}"
         )
     found = []
-    for row in rows:
+    for line, row in enumerate(rows, start=2):
+        if None in (row[name] for name in _COLUMNS) or not re.fullmatch(r"train|valid|test\w*", row["split"]):
+            raise ValueError(
+                f"manifest: expected file, text, lang and a split (train, valid or test) in line {line} of {path},"
+                f" found {[row[name] for name in _COLUMNS]}"
+            )
         text = normalise_text(row["text"], row["lang"])
         wanted = (languages is None or row["lang"] in languages) and (sources is None or row.get("source") in sources)
         if wanted and text:
@@ -91,7 +97,7 @@ def load_speech_commands(folder: str | Path | None) -> Splits:
     """Speech Commands: <word>/<speaker>_nohash_<number>.wav, testing_list.txt and validation_list.txt.
 
     Args:
-        folder: the data set's.
+        folder: the data set's, or the one that torchaudio keeps it in.
 
     Raises:
         FileNotFoundError: no such folder, or one without the two lists.
@@ -101,6 +107,8 @@ def load_speech_commands(folder: str | Path | None) -> Splits:
     """
     remedy = "download and unpack speech_commands_v0.02.tar.gz"
     root = require_folder("speech_commands", folder, remedy)
+    below = root / "SpeechCommands" / "speech_commands_v0.02"
+    root = below if below.is_dir() else root
     lists = {"test": root / "testing_list.txt", "valid": root / "validation_list.txt"}
     if missing := [path.name for path in lists.values() if not path.is_file()]:
         raise FileNotFoundError(
@@ -108,7 +116,7 @@ def load_speech_commands(folder: str | Path | None) -> Splits:
         )
     splits = {line: split for split, path in lists.items() for line in path.read_text().split()}
     found = []
-    for path in sorted(root.glob("*/*.wav")):
+    for path in sorted(root.glob("*/*_nohash_*.wav")):
         word = path.parent.name
         if not word.startswith("_"):  # _background_noise_
             split = splits.get(f"{word}/{path.name}", "train")

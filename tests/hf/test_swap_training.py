@@ -19,7 +19,11 @@ from tokenmix.hf import lora_targets, swap_mixers, swapped_mixers
 from tokenmix.mixer import TokenMixer, build_mixer
 
 MIXED: dict[str, Any] = {"0": {"mixer": "gam", "slots": 8, "memory": "written"}, "1": "mamba2", "2": "ls_attention"}
-SMALL: dict[str, dict[str, Any]] = {"gam": {"slots": 8}, "mamba": {"state_size": 4}, "mossformer": {"group": 2, "dropout": 0.0}}
+SMALL: dict[str, dict[str, Any]] = {
+    "gam": {"slots": 8},
+    "mamba": {"state_size": 4},
+    "mossformer": {"group": 2, "dropout": 0.0},
+}
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:

@@ -29,8 +29,8 @@ def depthwise_conv(
     y_t = bias + sum_j weight[:, j] x_(t + j - (K - 1) / 2), j = 0 .. K - 1, if not.
 
     With `silu`, silu(y) is returned. Nothing is transposed: K shifted additions in (B, L, C), by a native kernel
-    (`tokenmix.kernels`) on the CPU if causal or without `starts`, with one filter a channel, and not in float64. Tokens of
-    other documents count as 0.
+    (`tokenmix.kernels`) on the CPU if causal or without `starts`, with one filter a channel, and not in float64. Tokens
+    of other documents count as 0.
 
     Args:
         x: (B, L, C) input; zero at padding.

@@ -6,6 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.console import Console
+
+from tokenmix.compare.config import CompareConfig
+from tokenmix.training import parse_config
+
+QUIET = Console(quiet=True)
 
 MIXERS = {
     "a": {"mixer": "attention", "heads": 2, "rope": True},
@@ -48,6 +54,21 @@ def write(tree: dict[str, Any], path: Path) -> Path:
     """As a YAML file."""
     path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
     return path
+
+
+def quick(output: Path, **changes: Any) -> dict[str, Any]:
+    """A tiny comparison of one rate, one seed and two updates."""
+    short = {"seeds": [0], "learning_rates": [0.01], "steps": 2, "evaluate_every": 2}
+    tree = tiny(output, protocol=short, **changes)
+    for spec in tree["tasks"].values():
+        spec.pop("training", None)
+    return tree
+
+
+def load(tree: dict[str, Any], folder: Path) -> CompareConfig:
+    """As the command reads it."""
+    config, _ = parse_config(CompareConfig, ["--config", str(write(tree, folder / "compare.yaml"))])
+    return config
 
 
 def quality(results: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,10 @@ import torch
 from tokenmix.blocks import MixerBlock
 from tokenmix.compare.config import CompareConfig, with_classes
 from tokenmix.compare.flops import count_flops
+from tokenmix.compare.mistakes import placed
 from tokenmix.compare.model import TaskModel
 from tokenmix.compare.task import Task
+from tokenmix.mixer import build_mixer
 
 WIDTHS = (8, 16)  # of feed-forwards, between which the budget is a line
 
@@ -34,6 +37,18 @@ def build_model(config: CompareConfig, stack: str, task: Task, feed_forward_dim:
     """The model of one stack for one task."""
     mixers = with_classes(config.mixers_of(stack))
     return TaskModel(task, mixers, config.stacks[stack], config.model, feed_forward_dim)
+
+
+def check_mixers(config: CompareConfig, stacks: Iterable[str]) -> None:
+    """Build each mixer of some stacks alone, so that what is wrong with one is told by its letter.
+
+    Raises:
+        ValueError, TypeError: what a mixer refuses of its options, after "mixers.a: ".
+    """
+    with torch.random.fork_rng(devices=[]):
+        for letter in dict.fromkeys(letter for stack in stacks for letter in config.stacks[stack]):
+            with placed(f"mixers.{letter}"):
+                build_mixer(with_classes({letter: config.mixers[letter]})[letter], config.model.hidden_size)
 
 
 def match_budget(config: CompareConfig, stack: str, task: Task) -> Size:

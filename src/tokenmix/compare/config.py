@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tokenmix.compare.costs import CostsConfig
+from tokenmix.compare.mistakes import near
 from tokenmix.compare.model import ModelConfig
 from tokenmix.compare.portrait import PortraitConfig
 from tokenmix.mixer import TokenMixer, check_positive
@@ -132,7 +133,8 @@ class CompareConfig:
         names = [f.name for f in dataclasses.fields(ProtocolConfig) if f.name not in fixed]
         if not isinstance(own, Mapping) or (unknown := sorted(set(own) - set(names))):
             found = unknown if isinstance(own, Mapping) else own
-            raise ValueError(f"tasks.{task}.training: expected keys among {', '.join(names)}, found {found}")
+            close = near(str(unknown[0]), names) if isinstance(own, Mapping) else ""
+            raise ValueError(f"tasks.{task}.training: expected keys among {', '.join(names)}, found {found}{close}")
         try:
             return dataclasses.replace(self.protocol, **own)
         except (TypeError, ValueError) as error:
@@ -151,9 +153,10 @@ class CompareConfig:
         asked = self.tasks[task].get("stacks", list(self.stacks))
         unknown = [name for name in asked if name not in self.stacks] if isinstance(asked, list) else asked
         if not isinstance(asked, list) or unknown or len(set(asked)) < len(asked):
-            found = unknown or asked
+            found, there = unknown or asked, ", ".join(self.stacks)
+            close = near(str(unknown[0]), self.stacks) if isinstance(asked, list) and unknown else ""
             raise ValueError(
-                f"tasks.{task}.stacks: expected a list of different names among {', '.join(self.stacks)}, found {found}"
+                f"tasks.{task}.stacks: expected a list of different names among {there}, found {found}{close}"
             )
         return list(asked)
 
@@ -178,7 +181,10 @@ class CompareConfig:
                     f"stacks: expected letters of mixers {sorted(self.mixers)} for {stack!r}, found {pattern!r}"
                 )
         if self.reference not in self.stacks:
-            raise ValueError(f"protocol.reference: expected one of {list(self.stacks)}, found {self.reference!r}")
+            close = near(self.reference, self.stacks)
+            raise ValueError(
+                f"protocol.reference: expected one of {list(self.stacks)}, found {self.reference!r}{close}"
+            )
         for letter, spec in self.mixers.items():
             if len(letter) != 1 or not isinstance(spec, dict) or "mixer" not in spec:
                 raise ValueError(f"mixers: expected one letter and a key 'mixer', found {letter!r}: {spec}")

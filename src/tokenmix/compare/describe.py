@@ -35,6 +35,7 @@ def describe_task(config: CompareConfig, name: str, task: Task, references: dict
         "needs_causal": task.needs_causal,
         "vary": task.vary,
         "cases": cases,
+        "longest": task.max_length,
         "spans": {label: task.span(case) for label, case in zip(cases, task.cases, strict=True)},
     }
 

@@ -59,8 +59,10 @@ class Measured:
         return self._kept("costs", key, lambda tell: measure_costs(self.stacks, config, reference, tell))
 
     def portraits(self) -> dict[str, dict[str, Any]]:
-        """What `draw_portrait` gives, by stack; empty if it is not wanted."""
-        return {name: self._portrait(name) for name in self.stacks} if self.config.portrait.measure else {}
+        """What `draw_portrait` gives, and "says_causal", what the mixers say, by stack; empty if it is not wanted."""
+        if not self.config.portrait.measure:
+            return {}
+        return {name: self._portrait(name) | {"says_causal": _says_causal(x)} for name, x in self.stacks.items()}
 
     def _portrait(self, name: str) -> dict[str, Any]:
         config, stack, mixers = self.config.portrait, self.stacks[name], self.config.mixers
@@ -86,6 +88,10 @@ class Measured:
             value = measure(lambda text: status.update(f"measuring {name}: {text}"))
         write_text(path, json.dumps({"key": key, "value": value}))
         return value
+
+
+def _says_causal(stack: Stack) -> bool:
+    return all(mixer.is_causal for mixer in stack.mixers)
 
 
 def _closed_form(mixer: TokenMixer) -> bool:

@@ -12,8 +12,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from tokenmix.compare.findings import group_findings
 from tokenmix.compare.formats import known, listed, plain, seconds_text
 from tokenmix.compare.markup import Column, body, cell, command, esc, number, pairs, stack_name, table
+from tokenmix.compare.page_costs import costs_section
 from tokenmix.compare.page_sections import (
     method_section,
     plots_section,
@@ -21,7 +23,7 @@ from tokenmix.compare.page_sections import (
     skipped_section,
     tasks_section,
 )
-from tokenmix.compare.page_tables import costs_section, results_section, verdict, with_spread
+from tokenmix.compare.page_tables import results_section, verdict, with_spread
 from tokenmix.compare.plot_parts import stack_styles
 
 Results = Mapping[str, Any]
@@ -122,7 +124,8 @@ def _notes(results: Results) -> dict[str, str]:
         "baseline": f"Against {baseline.get('path')}: mean over seeds, plus or minus one standard deviation.",
         "costs": f"× ref. is divided by {costs.get('reference')} at the same length: the median over "
         f"{_counted(costs.get('rounds'), 'round')} on {_counted(costs.get('threads'), 'thread')}. "
-        "State is what decoding keeps after that many tokens; memory is the peak above what the weights take.",
+        "State is what decoding keeps after that many tokens; memory is the peak above what the weights take. "
+        "First call is the first forward at that length, with all that is set up on the way; it is in no other time.",
         "portraits": "What each untrained stack does, found by trying: which tokens an output reads, and the laws.",
     }
 
@@ -137,19 +140,32 @@ _RAW = (
 
 def _lead(results: Results) -> str:
     runs, about = results["runs"], results.get("environment") or {}
-    seeds = {run["seed"] for run in runs}
-    rates = {run["learning_rate"] for run in runs}
     took = f", in {seconds_text(about['seconds'])}" if known(about.get("seconds")) else ""
     counts = (
         _counted(len(results["stacks"]), "stack"),
         _counted(len(results["tasks"]), "task"),
         _counted(len(runs), "run"),
-        _counted(len(rates), "learning rate"),
-        _counted(len(seeds), "seed"),
     )
-    lead = "{} on {}: {}, of {} and {}{}.".format(*counts, took)
+    lead = "{} on {}: {}{}{}.".format(*counts, _grid(results), took)
     shown = {str(key): esc(value) for key, value in about.items() if value is not None and key != "seconds"}
     return f'<p class="lead">{lead}</p><p>{command(results.get("command", ""))}</p>{pairs(shown)}'
+
+
+def _grid(results: Results) -> str:
+    """How many learning rates and seeds a stack was really run with on a task."""
+    tried: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for run in results["runs"]:
+        tried.setdefault((run["task"], run["stack"]), []).append(run)
+    if not tried:
+        return ""
+    several = []
+    for key in ("learning_rate", "seed"):
+        counts = [len({run[key] for run in mine}) for mine in tried.values()]
+        upto = "up to " if min(counts) < max(counts) else ""
+        several.append(f"{upto}{_counted(max(counts), key.replace('_', ' '))}")
+    if ((results.get("config") or {}).get("protocol") or {}).get("search") == "first seed":
+        return f", for a stack and task {several[0]} with the first seed, and the best of them with {several[1]}"
+    return f", for a stack and task {several[0]} with {several[1]} each"
 
 
 def _counted(count: Any, noun: str) -> str:
@@ -157,8 +173,16 @@ def _counted(count: Any, noun: str) -> str:
 
 
 def _findings(results: Results) -> str:
-    items = "".join(f"<li>{esc(sentence)}</li>" for sentence in results.get("findings") or [])
-    return f'<ul class="findings">{items}</ul>' if items else ""
+    parts = []
+    for heading, sentences in group_findings(results.get("findings") or [], results["tasks"]).items():
+        items = "".join(f"<li>{esc(sentence)}</li>" for sentence in sentences)
+        listing = f'<ul class="findings">{items}</ul>'
+        if heading == "Grounds":
+            summary = f"Grounds: {_counted(len(sentences), 'thing')} that these rest on"
+            parts.append(f'<details class="origin"><summary>{summary}</summary>{listing}</details>')
+        else:
+            parts.append((f"<h3>{esc(heading)}</h3>" if heading else "") + listing)
+    return "".join(parts)
 
 
 def _baseline(results: Results) -> str:

@@ -11,6 +11,7 @@ from tokenmix.compare.markup import Column, body, cell, config, esc, number, ori
 from tokenmix.compare.page_tables import verdict
 from tokenmix.compare.plot_parts import Plot, stack_styles, svg_text
 from tokenmix.compare.plots import influence, make_plots
+from tokenmix.compare.trust import mixer_name, reads_future
 
 Results = Mapping[str, Any]
 _LAWS = {"passed": "good", "broken": "bad", "not claimed": "plain", "not run": "plain"}
@@ -62,19 +63,40 @@ def portraits_section(results: Results) -> str:
         further = "tokens back, never further" if bounded else "tokens back or more: no end was found"
         per_token = portrait.get("state_bytes_per_token")
         facts = {
-            "reads the future": {True: "yes", False: "no"}.get(portrait.get("reads_future"), "–"),
+            "layers": esc(_layers(results, stack)),
+            "reads the future": _future(results, stack),
             "reach": f"{count_text(reach)} {further}" if known(reach) else "–",
             "state": esc(portrait.get("state_growth") or "none")
             + (f", {bytes_text(per_token)} a token" if known(per_token) and per_token else ""),
         }
         if portrait.get("error"):
             facts["error"] = f"{verdict('failed', {'failed': 'bad'})} {esc(portrait['error'])}"
-        laws = "".join(_laws(*pair) for pair in (portrait.get("laws") or {}).items())
+        laws = "".join(
+            _laws(mixer_name(results, stack, mixer), laws) for mixer, laws in (portrait.get("laws") or {}).items()
+        )
         picture = _picture(pictures, places[stack], caption=False) if stack in places else ""
         name = stack_name(stack, stack_styles(results))
+        facts = {key: value for key, value in facts.items() if value}
         cards.append(f'<article class="card"><h3>{name}</h3>{pairs(facts, "rows")}{picture}{laws}</article>')
     caption = f'<p class="note">{esc(pictures.caption)}</p>' if places else ""
     return f'{caption}<div class="cards">{"".join(cards)}</div>{origin(results, "portrait")}' if cards else ""
+
+
+def _layers(results: Results, stack: str) -> str:
+    """The letters of a stack's layers, and what each stands for."""
+    about = (results.get("stacks") or {}).get(stack) or {}
+    letters = str(about.get("letters") or about.get("pattern") or "")
+    mixers = about.get("mixers") or {}
+    told = [f"{x}: {mixers[x].get('mixer', '')}" for x in dict.fromkeys(letters) if isinstance(mixers.get(x), Mapping)]
+    return f"{letters} ({', '.join(told)})" if told else letters
+
+
+def _future(results: Results, stack: str) -> str:
+    found = reads_future(results, stack)
+    if found:
+        says = {"found": "although its mixers say that they are causal", "declared": "as its mixers say"}[found]
+        return f"{verdict('yes', {'yes': 'bad' if found == 'found' else 'plain'})} {says}"
+    return "no" if (results["portraits"][stack]).get("reads_future") is False else "–"
 
 
 def _laws(mixer: str, laws: list[Mapping[str, Any]]) -> str:
@@ -141,6 +163,7 @@ def method_section(results: Results) -> str:
     found = whole.get("protocol")
     protocol: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     runs = results["runs"]
+    kept: dict[str, list[str]] = {}
     said = []
     if runs:
         for task in dict.fromkeys(run["task"] for run in runs):
@@ -153,16 +176,22 @@ def method_section(results: Results) -> str:
             )
         if protocol.get("search") == "first seed":
             said.append("All learning rates are tried with the first seed, the best of them with the other seeds.")
+        for entry in results.get("kept") or []:
+            kept.setdefault(str(entry["task"]), []).append(str(entry["stack"]))
+        if kept:
+            named = "; ".join(f"{task}: {listed(stacks)}" for task, stacks in kept.items())
+            said.append(f"These runs were made by earlier commands, each of which stands beside its run: {named}.")
         ended = [str(run.get("stopped") or run.get("status")) for run in runs]
         ends = {end: ended.count(end) for end in sorted(set(ended))}
         said.append(f"Runs ended for these reasons: {listed([f'{end} ({count})' for end, count in ends.items()])}.")
     said.append(
         "The learning rate of a stack is the one with the best mean validation score, of those tried with the most "
         "seeds; its score is the mean of the test scores of those runs, and ± is their standard deviation over seeds. "
-        "A rate at which a run diverged or failed is not chosen. A stack is worse than the best, not level with it, "
+        "A rate at which a run diverged or failed is not chosen. A stack is worse than the best, not among them, "
         "where Welch's t-test of their seeds says so at 5 % (one test a stack, not corrected for their number) and the "
         "means differ by 0.005 or more; at chance, where it is not above what can be had without reading the row by "
-        "twice its standard error. A run that ended early for 'no better' is scored with its last weights."
+        "twice its standard error; not counted, where it reads the future and the task is given away by that. A run "
+        "that ended early for 'no better' is scored with its last weights."
     )
     reference = protocol.get("reference") or next(iter(results["stacks"]), "the first")
     if protocol.get("budget") in _BUDGET:

@@ -1,4 +1,4 @@
-"""The two large tables of a comparison's page: results with their runs, and costs."""
+"""The table of results on a comparison's page, with the runs behind each row."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenmix.compare.formats import (
-    bytes_text,
     count_text,
     known,
     large_text,
     number_text,
-    ratio_text,
     score_text,
     seconds_text,
     spread_text,
@@ -25,11 +23,12 @@ from tokenmix.compare.markup import (
     esc,
     filters,
     number,
-    origin,
     stack_name,
     table,
 )
 from tokenmix.compare.plot_parts import stack_styles
+from tokenmix.compare.summary import AMONG, BEST, CHANCE, NOT_COUNTED, WORSE
+from tokenmix.compare.trust import reads_future
 
 Results = Mapping[str, Any]
 _RESULTS = (
@@ -41,19 +40,11 @@ _RESULTS = (
     Column("Solved", True, "Solved: runs that solved the task, of all seeds"),
     Column("Rate", True, "Rate: the learning rate with the best mean validation score"),
     Column("Parameters", True),
-    Column("FLOPs", True, "FLOPs of a forward, a row"),
+    Column("FLOPs", True, "FLOPs of a forward of one of the task's longest rows"),
     Column("Training", True, "Training: mean time of a run"),
 )
-_VERDICTS = {"best": "good", "level with the best": "level", "worse": "plain", "at chance": "warn", "failed": "bad"}
-_COSTS = {  # the field, its ratio, the heading, how it is written
-    "forward_seconds": ("forward_ratio", "Forward", seconds_text),
-    "train_seconds": ("train_ratio", "Training step", seconds_text),
-    "step_seconds": ("step_ratio", "Decoding step", seconds_text),
-    "forward_bytes": ("forward_bytes_ratio", "Forward memory", bytes_text),
-    "train_bytes": ("train_bytes_ratio", "Training memory", bytes_text),
-}
+_VERDICTS = {BEST: "good", AMONG: "level", WORSE: "plain", CHANCE: "warn", NOT_COUNTED: "bad", "failed": "bad"}
 _SIZES = ("feed_forward_dim", "parameters")
-_GROWTH = {"flops": "FLOPs", **{key: names[1] for key, names in _COSTS.items()}, "state_bytes": "State"}
 
 
 def with_spread(mean: Any, spread: Any) -> str:
@@ -65,6 +56,13 @@ def with_spread(mean: Any, spread: Any) -> str:
 def verdict(word: Any, kinds: Mapping[str, str] = _VERDICTS) -> str:
     """A verdict in words, coloured by its kind."""
     return f'<span class="verdict {kinds.get(str(word), "plain")}">{esc(word)}</span>' if word else ""
+
+
+def future_badge(results: Results, stack: str) -> str:
+    """Beside a verdict: that the stack reads the future, and whether its mixers say so or it was found by trying."""
+    found = reads_future(results, stack)
+    words = {"found": ("bad", "reads the future"), "declared": ("plain", "reads the future, as declared")}
+    return f' <span class="verdict {words[found][0]}">{words[found][1]}</span>' if found else ""
 
 
 # ---------------------------------------------------------------------- results
@@ -92,7 +90,7 @@ def _result(results: Results, row: Mapping[str, Any]) -> str:
         cell(f'<a href="#task-{_place(results, row["task"])}">{esc(row["task"])}</a>'),
         f'<th scope="row">{stack_name(row["stack"], stack_styles(results))}</th>',
         cell(with_spread(row["score"], row["spread"]), row["score"], numeric=True, kind="score"),
-        cell(verdict(row.get("verdict"))),
+        cell(f"{verdict(row.get('verdict'))}{future_badge(results, row['stack'])}"),
         cell(" ".join(f"<span>{esc(score_text(score))}</span>" for score in row["scores"]), kind="seeds"),
         number(
             f"{row.get('solved_runs') or 0} of {seeds}" if solvable else "–",
@@ -100,10 +98,15 @@ def _result(results: Results, row: Mapping[str, Any]) -> str:
         ),
         number(number_text(row["learning_rate"]), row["learning_rate"]),
         number(count_text(row.get("parameters")), row.get("parameters")),
-        number(large_text(row.get("flops")), row.get("flops")),
+        cell(_flops(row, about), row.get("flops"), numeric=True),
         number(seconds_text(row.get("seconds")), row.get("seconds")),
     ]
     return body(cells, _runs(results, row), columns=len(cells), kind="result", task=row["task"], stack=row["stack"])
+
+
+def _flops(row: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    at = f' <span class="spread">at {count_text(about["longest"])}</span>' if known(about.get("longest")) else ""
+    return f"{esc(large_text(row.get('flops')))}{at}"
 
 
 def _reference(task: str, name: str, score: float) -> str:
@@ -199,59 +202,3 @@ def resolved(results: Results, row: Mapping[str, Any], runs: list[Any]) -> dict[
 
 def _place(results: Results, task: str) -> int:
     return list(results["tasks"]).index(task)
-
-
-# ---------------------------------------------------------------------- costs
-
-
-def costs_section(results: Results) -> str:
-    """The table of costs with ratios to the reference, and the growth exponents; nothing where none were measured."""
-    costs = results.get("costs") or {}
-    rows, styles = costs.get("rows", []), stack_styles(results)
-    if not rows:
-        return ""
-    reference = costs.get("reference", "the reference")
-    columns = [Column("Stack"), Column("Tokens", True), Column("FLOPs", True), Column("State", True)]
-    for _, heading, _ in _COSTS.values():
-        columns += [Column(heading, True), Column("× ref.", True, f"{heading}, divided by that of {reference}")]
-    columns.append(Column("First call", True, "First call: time of the first forward, warm-up included"))
-    bodies = []
-    for row in rows:
-        cells = [
-            f'<th scope="row">{stack_name(row["stack"], styles)}</th>',
-            number(count_text(row["length"]), row["length"]),
-        ]
-        if row.get("error"):
-            cells.append(
-                f'<td colspan="{len(columns) - 2}">{verdict("failed", {"failed": "bad"})} {esc(row["error"])}</td>'
-            )
-        else:
-            cells += [number(large_text(row.get("flops")), row.get("flops"))]
-            cells += [number(bytes_text(row.get("state_bytes")), row.get("state_bytes"))]
-            for key, (ratio, _, text) in _COSTS.items():
-                cells += [number(text(row.get(key)), row.get(key))]
-                cells += [cell(ratio_text(row.get(ratio)), row.get(ratio), numeric=True, kind="ratio")]
-            cells += [number(seconds_text(row.get("warmup_seconds")), row.get("warmup_seconds"))]
-        bodies.append(body(cells, stack=row["stack"], tokens=str(row["length"])))
-    choices = {"stack": [row["stack"] for row in rows], "tokens": sorted({row["length"] for row in rows})}
-    found = filters("costs", choices, "such as mamba") + table(columns, bodies, "Costs by length", kind="sortable")
-    return found + _growth(costs.get("growth") or {}, styles) + origin(results, "costs")
-
-
-def _growth(growth: Mapping[str, Any], styles: Mapping[str, Any]) -> str:
-    keys = [key for key in _GROWTH if any(known(slopes.get(key)) for slopes in growth.values())]
-    if not keys:
-        return ""
-    bodies = [
-        body(
-            [
-                f'<th scope="row">{stack_name(stack, styles)}</th>',
-                *(number(f"{x:.2f}" if known(x := slopes.get(key)) else "–", slopes.get(key)) for key in keys),
-            ]
-        )
-        for stack, slopes in growth.items()
-    ]
-    columns = [Column("Stack"), *(Column(_GROWTH[key], True) for key in keys)]
-    note = "Cost grows as length to this power, over the upper half of the lengths: 0 is flat, 1 linear, 2 quadratic."
-    grown = table(columns, bodies, "Growth exponents", kind="sortable small")
-    return f'<h3>Growth exponents</h3><p class="note">{note}</p>{grown}'

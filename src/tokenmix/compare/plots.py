@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenmix.compare.formats import bytes_text, known, large_text, seconds_text
+from tokenmix.compare.formats import bytes_text, known, large_text, listed, seconds_text
 from tokenmix.compare.plot_parts import (
     FAINT,
     RC,
@@ -22,6 +22,7 @@ from tokenmix.compare.plot_parts import (
     stack_styles,
     text_ticks,
 )
+from tokenmix.compare.trust import broken_decoding
 
 COSTS: dict[str, tuple[str, Text]] = {
     "forward_seconds": ("Time of a forward", seconds_text),
@@ -31,6 +32,7 @@ COSTS: dict[str, tuple[str, Text]] = {
     "train_bytes": ("Peak memory of a forward and a backward", bytes_text),
     "state_bytes": ("State", bytes_text),
 }
+DECODED = ("step_seconds", "state_bytes")  # costs that mean nothing where the laws of decoding are broken
 Results = Mapping[str, Any]
 
 
@@ -94,6 +96,7 @@ def quality_against_cost(results: Results) -> Plot:
             (row["stack"], cost, row["score"], row.get("spread") or 0.0)
             for row in _summary(results, task)
             if known(cost := (at.get(row["stack"], {}) if at else row).get(key)) and known(row.get("score"))
+            if key not in DECODED or not broken_decoding(results, row["stack"])
         ]
 
         def draw(axes: Any) -> None:
@@ -114,6 +117,7 @@ def quality_against_cost(results: Results) -> Plot:
     styles = stack_styles(results)
     panels = [panel(task, *kind) for task in results.get("tasks", {}) for kind in kinds]
     caption = "Mean over seeds, bars one standard deviation; the dotted line joins stacks that no other beats in both."
+    caption += _left_out(results)
     return Plot("quality_cost", "Quality against cost", caption, [x for x in panels if x], styles)
 
 
@@ -175,16 +179,21 @@ def cost_against_length(results: Results) -> Plot:
         def draw(axes: Any) -> None:
             places = place_cases(axes, [str(n) for n in sorted({row["length"] for row in rows})])
             for stack, style in stack_styles(results).items():
+                if key in DECODED and broken_decoding(results, stack):
+                    continue
                 mine = [(places[str(row["length"])], row.get(key), None) for row in rows if row["stack"] == stack]
                 draw_line(axes, style, [point for point in mine if known(point[1]) and point[1] > 0])
             axes.set_yscale("log")
-            text_ticks(axes.yaxis, text, [row[key] for row in rows if known(row.get(key)) and row[key] > 0])
+            text_ticks(axes.yaxis, text, [row[key] for row in shown[key] if known(row.get(key)) and row[key] > 0])
             axes.set_xlabel("tokens")
 
         return title, draw
 
-    keys = [key for key in COSTS if any(known(row.get(key)) and row[key] > 0 for row in rows)]
+    decode = [row for row in rows if not broken_decoding(results, row["stack"])]
+    shown = {key: decode if key in DECODED else rows for key in COSTS}
+    keys = [key for key in COSTS if any(known(row.get(key)) and row[key] > 0 for row in shown[key])]
     caption = "Both axes are logarithmic: a slope of 1 is growth with the length, a slope of 2 with its square."
+    caption += _left_out(results)
     return Plot("costs", "Costs against length", caption, [panel(key) for key in keys], stack_styles(results))
 
 
@@ -233,6 +242,13 @@ def influence(results: Results) -> Plot:
 
 def _summary(results: Results, task: str) -> list[Mapping[str, Any]]:
     return [row for row in results.get("summary", []) if row["task"] == task]
+
+
+def _left_out(results: Results) -> str:
+    """Whose decoding is not drawn, at the end of a caption."""
+    stacks = {row["stack"]: None for row in (results.get("costs") or {}).get("rows", [])}
+    broken = [stack for stack in stacks if broken_decoding(results, stack)]
+    return f" Without state and decoding of {listed(broken)}, whose laws are broken." if broken else ""
 
 
 def _measured(row: Mapping[str, Any], part: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tokenmix.compare.findings import group_findings
+from tokenmix.compare.findings_costs import can_tell_growth
 from tokenmix.compare.page import write_page
 from tokenmix.compare.plots import write_plots
+from tokenmix.compare.trust import broken_decoding, reads_future
 
 Results = Mapping[str, Any]
 
@@ -31,16 +34,28 @@ def write_report(results: Results, folder: str | os.PathLike[str]) -> Path:
     return write_page(results, Path(folder) / "report.html")
 
 
-def print_tables(results: Results, console: Console) -> None:
-    """Print the quality of each task, then costs at the longest length, what changed, and the findings."""
-    for task, about in results["tasks"].items():
-        console.print(task_table(task, about, results))
+def print_tables(results: Results, console: Console, tasks: Collection[str] | None = None) -> None:
+    """Print the quality of each task, then costs at the longest length, what changed, and the findings.
+
+    Args:
+        results: of `run_comparison`.
+        console: to print on.
+        tasks: those that are printed; default all.
+    """
+    shown = [task for task in results["tasks"] if tasks is None or task in tasks]
+    for task in shown:
+        console.print(task_table(task, results["tasks"][task], results))
     for make in (cost_table, change_table):
         table = make(results)
         if table is not None:
             console.print(table)
-    for sentence in results["findings"]:
-        console.print(f"- {sentence}", markup=False, highlight=False)
+    for heading, sentences in group_findings(results["findings"], results["tasks"]).items():
+        if heading in results["tasks"] and heading not in shown:
+            continue
+        if heading:
+            console.print(f"\n{heading}", style="bold", markup=False, highlight=False)
+        for sentence in sentences:
+            console.print(f"- {sentence}", markup=False, highlight=False)
 
 
 def task_table(task: str, about: Mapping[str, Any], results: Results) -> Table:
@@ -70,9 +85,14 @@ def task_table(task: str, about: Mapping[str, Any], results: Results) -> Table:
             f"{row['learning_rate']:g}",
             f"{row['parameters']:,}",
             f"{row['seconds']:.0f}",
-            row["verdict"],
+            _verdict(results, row),
         )
     return table
+
+
+def _verdict(results: Results, row: Mapping[str, Any]) -> str:
+    future = {"": "", "found": ", reads the future", "declared": ", reads the future as declared"}
+    return f"{row['verdict']}{future[reads_future(results, row['stack'])]}"
 
 
 def cost_table(results: Results) -> Table | None:
@@ -90,15 +110,19 @@ def cost_table(results: Results) -> Table | None:
         "step_ratio": "decode step",
         "forward_bytes_ratio": "peak memory",
     }
-    for head in [*columns.values(), "state bytes", "time grows as"]:
+    grown = [row["stack"] for row in costs["rows"] if can_tell_growth(results, row["stack"])]
+    for head in [*columns.values(), "state bytes", *(["time grows as"] if grown else [])]:
         table.add_column(head, justify="right")
     for row in costs["rows"]:
         if row["length"] != longest:
             continue
-        slope = costs["growth"].get(row["stack"], {}).get("forward_seconds")
-        ratios = [f"{row[key]:.2f} x" if row.get(key) is not None else "" for key in columns]
+        slope = costs["growth"].get(row["stack"], {}).get("forward_seconds") if row["stack"] in grown else None
+        ratios = {key: f"{row[key]:.2f} x" if row.get(key) is not None else "" for key in columns}
         state = "none" if row.get("state_bytes") is None else f"{row['state_bytes']:,}"
-        table.add_row(escape(row["stack"]), *ratios, state, "" if slope is None else f"L^{slope:.2f}")
+        if broken := broken_decoding(results, row["stack"]):
+            ratios["step_ratio"], state = "", f"breaks {' and '.join(broken)}"
+        growth = ["" if slope is None else f"L^{slope:.2f}"] if grown else []
+        table.add_row(escape(row["stack"]), *ratios.values(), state, *growth)
     return table
 
 

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tokenmix.compare.trust import is_worthless
+
 Row = dict[str, Any]
 
 
@@ -21,6 +23,8 @@ def mean_spread(values: Sequence[float]) -> list[float | None]:
 
 
 T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 8: 2.31, 10: 2.23, 15: 2.13, 20: 2.09, 30: 2.04}
+BEST, AMONG, WORSE, CHANCE = "best", "among the best", "worse", "at chance"
+ONE_SEED, NOT_COUNTED = "one seed", "not counted"
 SMALLEST = 0.005  # a difference that is worth a word, in units of the score
 
 
@@ -58,18 +62,18 @@ def _quantile(freedom: float) -> float:
 def summarise(results: Mapping[str, Any]) -> list[Row]:
     """A row for each task and stack.
 
-    The learning rate is that of `best_rate`. The score is the mean of the test scores at that rate. The verdict
-    compares it with the best stack of the task by `beyond_spread`: "best", "level with the best", "worse", or "at
-    chance" where it is not beyond guessing; "one seed" where there is no spread to compare with.
+    The learning rate is that of `best_rate`. The score is the mean of the test scores at that rate. The verdict is
+    that of `judge`.
 
     Args:
-        results: with "tasks" and "runs".
+        results: with "tasks" and "runs", and "portraits" where there are some.
     """
     rows = []
     for task, about in results["tasks"].items():
         mine = [run for run in results["runs"] if run["task"] == task]
         stacks = dict.fromkeys(run["stack"] for run in mine)
-        rows += judge([_row(task, about, stack, [r for r in mine if r["stack"] == stack]) for stack in stacks], about)
+        found = [_row(task, about, stack, [r for r in mine if r["stack"] == stack]) for stack in stacks]
+        rows += judge(found, about, [stack for stack in stacks if is_worthless(results, task, stack)])
     return rows
 
 
@@ -138,23 +142,32 @@ def best_rate(by_rate: Mapping[float, Sequence[Mapping[str, Any]]], higher_is_be
     return max(whole, key=lambda rate: (sign * statistics.fmean(scores[rate]), -rate), default=None)
 
 
-def judge(rows: list[Row], about: Mapping[str, Any]) -> list[Row]:
-    """Give each row of one task its verdict; rows stay in their order."""
+def judge(rows: list[Row], about: Mapping[str, Any], worthless: Sequence[str] = ()) -> list[Row]:
+    """Give each row of one task its verdict; rows stay in their order.
+
+    They are compared with the highest mean by `beyond_spread`: "best" where all others are worse, "among the best"
+    for those between which no difference is found, "worse", or "at chance" where a mean is not beyond guessing; "one
+    seed" where there is no spread to compare with, and "not counted" where the future was read.
+
+    Args:
+        rows: of one task, with scores or without; changed in place.
+        about: the task.
+        worthless: stacks whose scores are not to be compared with.
+    """
     sign = 1 if about["higher_is_better"] else -1
-    scored = [row for row in rows if row["scores"]]
-    if not scored:
+    for row in rows:
+        if row["scores"]:
+            at_chance = no_better_than_guessing(row, about)
+            row["verdict"] = NOT_COUNTED if row["stack"] in worthless else CHANCE if at_chance else ""
+    open_ = [row for row in rows if row["scores"] and not row["verdict"]]
+    if not open_:
         return rows
-    best = max(scored, key=lambda row: sign * row["score"])
-    for row in scored:
+    best = max(open_, key=lambda row: sign * row["score"])
+    for row in open_:
         apart = beyond_spread(row["scores"], best["scores"])
-        if no_better_than_guessing(row, about):
-            row["verdict"] = "at chance"
-        elif row is best:
-            row["verdict"] = "best"
-        elif apart is None:
-            row["verdict"] = "one seed"
-        else:
-            row["verdict"] = "worse" if apart else "level with the best"
+        row["verdict"] = ONE_SEED if apart is None else WORSE if apart else AMONG
+    if [row["verdict"] for row in open_].count(AMONG) == 1:
+        best["verdict"] = BEST
     return rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import zlib
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokenmix.compare.mistakes import near
 from tokenmix.layout import Layout
 from tokenmix.mixer_files import load_class
 
@@ -194,19 +194,14 @@ def build_task(spec: str | Mapping[str, Any]) -> Task:
     elif name in known:
         cls = known[name]
     else:
-        raise ValueError(f"task: expected one of {', '.join(known)}, found {name!r}{_near(str(name), known)}")
+        raise ValueError(f"task: expected one of {', '.join(known)}, found {name!r}{near(str(name), known)}")
     accepted = list(inspect.signature(cls).parameters)
     for key in options:
         if key not in accepted:
-            raise ValueError(f"{key}: expected one of {', '.join(accepted)} for task {name!r}{_near(key, accepted)}")
+            raise ValueError(f"{key}: expected one of {', '.join(accepted)} for task {name!r}{near(key, accepted)}")
     return cls(**options)
 
 
 def tokens(values: np.ndarray) -> Tensor:
     """Integers of numpy as an int64 tensor."""
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64))
-
-
-def _near(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -25,7 +25,7 @@ from tokenmix.compare.model import TaskModel
 from tokenmix.compare.task import Task, build_task
 from tokenmix.layout import Layout
 from tokenmix.mixer_files import source_digest
-from tokenmix.training.resume import claim_folder, last_complete_checkpoint, write_text
+from tokenmix.training.resume import claim_folder, flat_settings, last_complete_checkpoint, write_text
 from tokenmix.training.run import TrainingConfig
 from tokenmix.training.trainer import MixerTrainer
 
@@ -80,12 +80,24 @@ class Trial:
         Raises:
             ValueError: a folder that holds a run with other settings.
         """
-        folder = self.folder(config)
-        if not (folder / "config.json").is_file():
-            return None
-        claim_folder(folder, json.dumps(self.resolved(config), indent=2), name="config.json")
-        path = folder / "metrics.json"
+        if other := self.other_settings(config):
+            raise ValueError(f"output: {self.folder(config)} holds a run with {other[0]}")
+        path = self.folder(config) / "metrics.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def other_settings(self, config: CompareConfig) -> list[str]:
+        """Settings of the run in its folder that are not those of the config; none where there is no run.
+
+        Returns:
+            Such as ["protocol.steps=12, found protocol.steps=4"].
+        """
+        path = self.folder(config) / "config.json"
+        if not path.is_file():
+            return []
+        here = flat_settings(json.loads(json.dumps(self.resolved(config))))
+        there = flat_settings(json.loads(path.read_text(encoding="utf-8")))
+        values = {key: [repr(x[key]) if key in x else "nothing" for x in (there, here)] for key in {**here, **there}}
+        return [f"{key}={old}, found {key}={new}" for key, (old, new) in values.items() if old != new]
 
 
 def code_of(*specs: Mapping[str, Any]) -> dict[str, str]:

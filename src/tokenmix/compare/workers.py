@@ -26,6 +26,7 @@ from rich.progress import (
 
 from tokenmix.compare.config import CompareConfig
 from tokenmix.compare.trial import Trial, run_trial
+from tokenmix.training.resume import last_complete_checkpoint
 
 Outcome = dict[str, Any]
 _reports: Any = None  # of this worker, to its parent
@@ -53,6 +54,12 @@ def run_all(config: CompareConfig, trials: Sequence[Trial], console: Console) ->
             found[trial.name] = kept
     if found:
         console.print(f"{len(found)} of {len(trials)} runs had ended before and are not repeated")
+    for trial in waiting:
+        checkpoint = last_complete_checkpoint(trial.folder(config))
+        if checkpoint is not None:
+            done, steps = checkpoint.name.removeprefix("checkpoint-"), config.protocol_of(trial.task).steps
+            line = f"{trial.name}: goes on from its checkpoint, after update {done} of {steps}"
+            console.print(line, markup=False, highlight=False)
     if not waiting:
         return found
     workers = min(config.protocol.workers or _cores(config.protocol.threads), len(waiting))

@@ -23,16 +23,31 @@ def check_counts(name: str, values: Sequence[int], at_least: int = 1) -> list[in
         >>> check_counts("lengths", (64, 128))
         [64, 128]
     """
-    if not isinstance(values, (list, tuple)):
-        raise TypeError(f"{name}: expected a list of integers, found {values!r}")
-    if not values:
-        raise ValueError(f"{name}: expected at least one integer, found none")
-    for value in values:
+    for value in check_list(name, values):
         check_positive(name, value)
         if value < at_least:
             raise ValueError(f"{name}: expected integers of at least {at_least}, found {value}")
     if len(set(values)) < len(values):
         raise ValueError(f"{name}: expected different integers, found {list(values)}")
+    return list(values)
+
+
+def check_list(name: str, values: Sequence[int]) -> list[int]:
+    """A list that is not empty.
+
+    Raises:
+        TypeError: no list or tuple.
+        ValueError: an empty one.
+
+    Example:
+        >>> check_list("lengths", 64)
+        Traceback (most recent call last):
+        TypeError: lengths: expected a list of integers, found 64
+    """
+    if not isinstance(values, (list, tuple)):
+        raise TypeError(f"{name}: expected a list of integers, found {values!r}")
+    if not values:
+        raise ValueError(f"{name}: expected at least one integer, found none")
     return list(values)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tokenmix.compare.task import IGNORED, Batch, Case, Split, Task, register_task, tokens
+from tokenmix.compare.tasks.arguments import check_list
 from tokenmix.mixer import check_positive
 
 
@@ -59,8 +60,9 @@ class Recall(Task):
         vocabulary: int = 8192,
         power: float = 0.01,
     ) -> None:
-        lengths = [*lengths] * len(pairs) if len(lengths) == 1 else [*lengths]
-        if len(lengths) != len(pairs) or not pairs:
+        lengths, pairs = check_list("lengths", lengths), check_list("pairs", pairs)
+        lengths = lengths * len(pairs) if len(lengths) == 1 else lengths
+        if len(lengths) != len(pairs):
             raise ValueError(f"lengths: expected one, or one for each of pairs {list(pairs)}, found {lengths}")
         check_positive("vocabulary", vocabulary)
         for length, count in zip(lengths, pairs, strict=True):
@@ -72,6 +74,8 @@ class Recall(Task):
                 raise ValueError(
                     f"vocabulary: expected more than {2 * count + 1} for {count} pairs, found {vocabulary}"
                 )
+        if isinstance(power, bool) or not isinstance(power, (int, float)):
+            raise TypeError(f"power: expected a positive number, found {power!r}")
         if not power > 0:
             raise ValueError(f"power: expected a positive number, found {power}")
         self.vocab_size = self.outputs = self.vocabulary = vocabulary

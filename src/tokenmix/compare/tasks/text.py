@@ -70,7 +70,7 @@ class Text(Task):
         lengths: Sequence[int] = (128, 256, 512),
         baseline_bytes: int | None = None,
     ) -> None:
-        if files is None and corpus not in EMBEDDED:
+        if files is None and (not isinstance(corpus, str) or corpus not in EMBEDDED):
             raise ValueError(f"corpus: expected one of {', '.join(EMBEDDED)}, or files, found {corpus!r}")
         if baseline_bytes is not None:
             check_positive("baseline_bytes", baseline_bytes)

@@ -25,6 +25,32 @@ def test_an_error_in_a_process_is_raised():
         in_processes(math.sqrt, [(1.0,), (-1.0,)], workers=2)
 
 
+SLOW_FIRST = """
+import sys, time
+from pathlib import Path
+from tokenmix.processes import in_processes
+def work(folder, name):
+    if name == "bad":
+        while not (Path(folder) / "slow").exists():
+            time.sleep(0.01)
+        raise ValueError("bad is bad")
+    (Path(folder) / name).write_text("")
+    time.sleep(600)
+if __name__ == "__main__":
+    in_processes(work, [(sys.argv[1], "slow"), (sys.argv[1], "bad")], workers=2)
+"""
+
+
+def test_an_error_does_not_wait_for_the_jobs_before_it(tmp_path: Path):
+    script = tmp_path / "slow_first.py"
+    script.write_text(SLOW_FIRST)
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert "ValueError: bad is bad" in done.stderr
+    assert done.returncode == 1
+
+
 ENDLESS = """
 import sys, time, os
 from pathlib import Path

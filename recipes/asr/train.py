@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from accelerate import PartialState
 from torch.utils.data import DataLoader, Subset
 from transformers import set_seed
 
-from tokenmix.data.speech import build_ctc_tokenizer, collate, trivial_baselines
+from tokenmix.data.speech import collate, trivial_baselines
 from tokenmix.models.speech import (
     MixerForCTC,
     SambaASRConfig,
@@ -22,8 +21,9 @@ from tokenmix.models.speech import (
 )
 from tokenmix.processes import in_processes
 from tokenmix.training import RunResult, TrainingConfig, claim_folder, make_console, parse_config, train_or_resume
-from tokenmix.training.speech_config import SpeechDataConfig, SpeechTask, read_tasks, refuse_unknown
-from tokenmix.training.speech_data import TaskData, build_task_data, load_clips
+from tokenmix.training.speech_config import SpeechDataConfig, SpeechTask, read_tasks
+from tokenmix.training.speech_data import TaskData, build_task_data, load_clips, task_tokenizer
+from tokenmix.training.speech_plan import OWN_KEYS, SpeechPlan, claimed_settings
 from tokenmix.training.speech_report import report_speech, write_examples
 from tokenmix.training.speech_score import CurveMetrics, score_clips
 from tokenmix.training.speech_trainer import SpeechTrainer
@@ -46,47 +46,38 @@ class Config:
     """Fields of the configuration that all models share."""
     data: SpeechDataConfig = field(default_factory=SpeechDataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    alphabet: str | None = "'abcdefghijklmnopqrstuvwxyz"
+    """Letters of all texts; None for those of the training texts."""
     only: list[str] | None = None
-    """Tasks to run; None for all."""
+    """Tasks to run, now; None for all."""
     workers: int = 1
     """Models trained at the same time, each in a process with its share of the cores."""
     output: str = "runs/asr"
 
-    def chosen(self) -> dict[str, SpeechTask]:
-        """The tasks to run."""
-        tasks = read_tasks(self.tasks, self.data, self.training)
-        refuse_unknown("only", dict.fromkeys(self.only or []), tasks)
-        return {name: task for name, task in tasks.items() if self.only is None or name in self.only}
-
-    def tasks_of(self, model: str) -> list[SpeechTask]:
-        """Those that a model is trained on."""
-        own = self.models[model].get("tasks") or list(self.tasks)
-        refuse_unknown(f"models.{model}.tasks", dict.fromkeys(own), self.tasks)
-        return [task for name, task in self.chosen().items() if name in own]
+    def plan(self) -> SpeechPlan:
+        """What is trained on what."""
+        return SpeechPlan(self.models, read_tasks(self.tasks, self.data, self.training), self.only)
 
 
 def build_data(config: Config) -> tuple[dict[str, TaskData], Any]:
-    """Data sets by task, and the tokenizer of all their training texts."""
-    rate = SpeechConfig(**{key: config.model[key] for key in ("sampling_rate",) if key in config.model}).sampling_rate
-    chosen = config.chosen()
-    splits = {name: load_clips(task.data, task.training.seed) for name, task in chosen.items()}
-    tokenizer = build_ctc_tokenizer([clip.text for clips, _ in splits.values() for clip in clips["train"]])
+    """Data sets by task, and the tokenizer of all."""
+    plan, rate = config.plan(), config.model.get("sampling_rate", SpeechConfig().sampling_rate)
+    clips = {name: load_clips(plan.tasks[name].data, plan.tasks[name].training.seed) for name in plan.chosen}
+    tokenizer = task_tokenizer(config.alphabet, [clip.text for splits, _ in clips.values() for clip in splits["train"]])
     found = {}
-    for name, (clips, notes) in splits.items():
-        data = build_task_data(chosen[name], clips, tokenizer, rate)
+    for name, (splits, notes) in clips.items():
+        data = build_task_data(plan.tasks[name], splits, tokenizer, rate, Path(config.output))
         found[name] = data._replace(notes=[*notes, *data.notes])
     return found, tokenizer
 
 
 def build_model(config: Config, name: str, tokenizer: Any) -> MixerForCTC | SambaASRForConditionalGeneration:
     """One model, its weights drawn anew."""
-    entry = config.models[name]
-    own = {key: value for key, value in entry.items() if key not in ("decoder", "tasks", "start_from")}
-    fields = config.model | own
+    fields = config.model | {key: value for key, value in config.models[name].items() if key not in OWN_KEYS}
     letters = {letter: mixer for letter, mixer in config.mixers.items() if letter in fields.get("pattern", "")}
     special = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "bos", "eos")}
     fields = {"mixers": letters or config.mixers, "vocab_size": len(tokenizer), **special, **fields}
-    if entry.get("decoder"):
+    if config.models[name].get("decoder"):
         return SambaASRForConditionalGeneration(SambaASRConfig(**fields))
     return MixerForCTC(SpeechConfig(**fields))
 
@@ -95,28 +86,24 @@ def start_model(config: Config, name: str, task: SpeechTask, data: TaskData, tok
     """A model with the weights that it starts a task from."""
     set_seed(task.training.seed)
     model = build_model(config, name, tokenizer)
-    root, other = Path(config.output), config.models[name].get("start_from")
-    for folder in (root / name / str(task.start_from), root / str(other) / task.name):
-        if (folder / "model").is_dir():
-            kind = type(model) if folder.parent.name == name else MixerForCTC
-            model.load_state_dict(kind.from_pretrained(folder / "model").state_dict(), strict=kind is type(model))
-            return model
-    if task.start_from is not None or other is not None:
-        raise ValueError(f"only: {task.name} starts from {task.start_from or other}, which {root} has no model of")
-    clips = Subset(data.train, range(min(NORMALISER_CLIPS, len(data.train))))
-    model.encoder.fit_normaliser(DataLoader(clips, batch_size=16, collate_fn=collate))
+    place = config.plan().start(name, task.name)
+    if place is None:
+        clips = Subset(data.train, range(min(NORMALISER_CLIPS, len(data.train))))
+        model.encoder.fit_normaliser(DataLoader(clips, batch_size=16, collate_fn=collate))
+        return model
+    kind = type(model) if place.parts[0] == name else MixerForCTC
+    weights = kind.from_pretrained(Path(config.output) / place / "model").state_dict()
+    model.load_state_dict(weights, strict=kind is type(model))
     return model
 
 
 def compute_metrics(model: Any, data: TaskData, tokenizer: Any, batch_size: int) -> tuple[dict[str, float], str]:
     """Scores on every test split, and examples of the first."""
-    metrics: dict[str, float] = {"parameters": model.num_parameters()}
+    metrics: dict[str, float] = {"parameters": model.num_parameters(), "bad_files": len(data.train.skipped)}
     examples = ""
     for split, dataset in data.tests.items():
-        began = time.perf_counter()
         scores, pairs = score_clips(model, dataset, tokenizer, batch_size)
-        spent = (time.perf_counter() - began) / sum(clip.seconds for clip in dataset.clips)
-        metrics |= {f"{split}/{key}": value for key, value in {**scores, "real_time_factor": spent}.items()}
+        metrics |= {f"{split}/{key}": value for key, value in scores.items()}
         examples = examples or write_examples(pairs)
     return metrics, examples
 
@@ -124,14 +111,13 @@ def compute_metrics(model: Any, data: TaskData, tokenizer: Any, batch_size: int)
 def train_model(config: Config, name: str) -> None:
     """Train a model on its tasks, or go on where it was stopped; what it gave is in `metrics.json` of each."""
     data, tokenizer = build_data(config)
-    for task in config.tasks_of(name):
+    for task in config.plan().tasks_of(name):
         folder = Path(config.output) / name / task.name
         if RunResult.read(folder / "metrics.json") is not None:
             continue
         own = data[task.name]
         model = start_model(config, name, task, own, tokenizer)
-        curve = CurveMetrics(tokenizer)
-        decoder = bool(config.models[name].get("decoder"))
+        decoder, curve = bool(config.models[name].get("decoder")), CurveMetrics(tokenizer)
         quiet = {"disable_tqdm": True} if config.workers > 1 else {}
         trainer = {"remove_unused_columns": False, "prediction_loss_only": decoder, **quiet, **task.training.trainer}
         run = train_or_resume(
@@ -145,57 +131,40 @@ def train_model(config: Config, name: str) -> None:
             compute_metrics=None if decoder else curve,
             preprocess_logits_for_metrics=None if decoder else curve.best,
         )
-        result = RunResult(name, {"train_seconds": run.seconds}, run.history)
         if PartialState().is_main_process:
             model.save_pretrained(folder / "model")
             build_processor(model.config, tokenizer).save_pretrained(folder / "model")
-            metrics, result.sample = compute_metrics(model, own, tokenizer, task.training.batch_size)
-            result.metrics |= metrics
-            result.write(folder / "metrics.json")
+            metrics, sample = compute_metrics(model, own, tokenizer, task.training.batch_size)
+            RunResult(name, {"train_seconds": run.seconds} | metrics, run.history, sample).write(
+                folder / "metrics.json"
+            )
         PartialState().wait_for_everyone()
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train every model of the config on its tasks, and report."""
     config, resolved = parse_config(Config, arguments, description=__doc__)
-    chosen = config.chosen()
-    for task in chosen.values():
-        task.training.arguments(config.output)
+    plan = config.plan()
+    for name in plan.chosen:
+        plan.tasks[name].training.arguments(config.output)
     data, tokenizer = build_data(config)
     for name in config.models:  # a mistake in the last model must not wait until the first is trained
-        refuse_unknown(
-            f"models.{name}.start_from",
-            dict.fromkeys(filter(None, [config.models[name].get("start_from")])),
-            config.models,
-        )
         with torch.device("meta"):
             build_model(config, name, tokenizer)
-        config.tasks_of(name)
+    plan.require_starts(config.output)
     if PartialState().is_main_process:
-        claim_folder(config.output, resolved)
+        claim_folder(config.output, claimed_settings(resolved))
         for name, own in data.items():
             hours = sum(clip.seconds for clip in own.train.clips) / 3600
             make_console().print(f"{name}: {len(own.train):,} clips to train on, {hours:.2f} h", *own.notes, sep="; ")
-    later = [name for name in config.models if config.models[name].get("start_from")]
-    for names in ([name for name in config.models if name not in later], later):
+    for names in plan.waves():
         in_processes(train_model, [(config, name) for name in names], config.workers)
-    if not PartialState().is_main_process:
-        return
-    kept = {
-        task: [RunResult.read(Path(config.output) / name / task / "metrics.json") for name in config.models]
-        for task in chosen
-    }
-    results = {task: [result for result in runs if result is not None] for task, runs in kept.items()}
-    splits = {f"{task}/{split}": (data[task], tests) for task in chosen for split, tests in data[task].tests.items()}
-    baselines = {
-        key: trivial_baselines(own.train_texts, [clip.text for clip in tests.clips])
-        for key, (own, tests) in splits.items()
-    }
-    titles = {
-        key: f"{key}: {len(tests):,} clips of {chosen[key.split('/')[0]].data.name}"
-        for key, (_, tests) in splits.items()
-    }
-    report_speech(config.output, results, baselines, titles)
+    if PartialState().is_main_process:
+        results: dict[str, list[RunResult]] = {task: [] for task in plan.chosen}
+        for task, found in results.items():
+            kept = (RunResult.read(Path(config.output) / name / task / "metrics.json") for name in config.models)
+            found += [result for result in kept if result is not None]
+        report_speech(config.output, results, data, trivial_baselines)
 
 
 if __name__ == "__main__":

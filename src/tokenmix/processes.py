@@ -6,8 +6,8 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing.connection import wait
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from multiprocessing.connection import wait as wait_for_end
 from typing import Any
 
 
@@ -34,11 +34,15 @@ def in_processes(work: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], work
     threads = max(1, cores() // min(workers, len(jobs)))
     with ProcessPoolExecutor(min(workers, len(jobs)), context, begin_worker, (threads,)) as pool:
         futures = [pool.submit(work, *job) for job in jobs]
+        processes = list(pool._processes.values())  # of this pool alone
         try:
+            ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in ended:
+                future.result()  # raises the first error
             return [future.result() for future in futures]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
+            for process in processes:
                 process.terminate()
             raise
 
@@ -59,5 +63,5 @@ def cores() -> int:
 
 
 def _end_with(sentinel: int) -> None:
-    wait([sentinel])
+    wait_for_end([sentinel])
     os._exit(1)

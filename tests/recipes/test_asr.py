@@ -135,6 +135,16 @@ def test_a_task_starts_from_the_one_before(recipe: ModuleType, tiny: list[str], 
     assert all(torch.allclose(first[name], more[name], atol=1e-6) for name in first)
 
 
+def test_tasks_one_after_the_other_are_tasks_at_once(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
+    """`only` is no other run: the second task goes on in the folder of the first, with the weights of both at once."""
+    one = [*tiny, "--models", "{mamba: {pattern: b}}"]
+    recipe.main([*one, "--only", "[first]"])
+    recipe.main([*one, "--only", "[more]"])
+    recipe.main([*one, "--output", str(tmp_path / "both")])
+    ours, theirs = (_weights(tmp_path / run / "mamba" / "more") for run in ("run", "both"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_a_decoder_starts_from_the_encoder(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
     recipe.main([*tiny, "--models.samba.label_smoothing", "0.0", "--tasks.more.training.learning_rate", "1.0e-12"])
     mamba, samba = (_weights(tmp_path / "run" / name / "more") for name in ("mamba", "samba"))
@@ -154,9 +164,21 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
         (["--models", "{mamba: {pattern: x}}"], "pattern: expected letters of mixers"),
         (["--models", "{mamba: {pattern: b, hiden_size: 3}}"], "hiden_size: not a field of SpeechConfig"),
         (["--models", "{mamba: {pattern: b, start_from: nobody}}"], "models.mamba.start_from.nobody: not a key here"),
+        (["--models", "{m: {pattern: b, sampling_rate: 16000}}"], "models.m.sampling_rate: expected under model"),
+        (
+            ["--models", "{m: {pattern: b, tasks: [more]}}"],
+            "models.m.tasks: expected 'first' too, which more starts from",
+        ),
+        (
+            ["--models.attention.tasks", "[first]", "--models.samba.start_from", "attention"],
+            "models.samba.start_from: expected a model trained on more, found 'attention'",
+        ),
+        (["--models.mamba.decoder", "true"], "models.samba.start_from: expected a model without a decoder"),
+        (["--alphabet", "abc"], "alphabet: expected all letters of the training texts, found 'abc' without"),
+        (["--data.train_clips", "-3"], "train_clips: expected at least 1, found -3"),
         (["--models.samba.tasks", "[mroe]"], "models.samba.tasks.mroe: not a key here; did you mean 'more'"),
         (["--training.steps", "0"], "steps: expected at least 1, found 0"),
-        (["--only", "[more]"], "only: more starts from first"),
+        (["--only", "[more]"], "only: mamba starts more from mamba/first, and"),
     ],
 )
 def test_mistakes_come_before_training(
@@ -198,9 +220,9 @@ def test_two_processes_give_what_one_gives(recipe: ModuleType, tiny: list[str], 
 
 
 def test_killed_training_resumes_exactly(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
-    """SIGKILL after a checkpoint in the middle of an epoch; speeds are drawn anew every epoch and must be the same."""
+    """SIGKILL in the middle of an epoch of 14 updates; speeds are drawn anew every epoch and must be the same."""
     arguments = [*tiny, "--models", "{mamba: {pattern: b}}", "--only", "[first]", "--training.steps", "36"]
-    arguments += ["--training.save_steps", "7", "--training.log_steps", "1", "--training.trainer.eval_steps", "100"]
+    arguments += ["--training.save_steps", "5", "--training.log_steps", "1", "--training.trainer.eval_steps", "100"]
     recipe.main([*arguments, "--output", str(tmp_path / "whole")])
     run, whole = (tmp_path / name / "mamba" / "first" for name in ("run", "whole"))
     process = subprocess.Popen(
@@ -213,7 +235,7 @@ def test_killed_training_resumes_exactly(recipe: ModuleType, tiny: list[str], tm
         assert process.stdout is not None
         while line := process.stdout.readline():
             lines.append(line.decode(errors="replace"))
-            if (run / "checkpoint-14" / "trainer_state.json").exists():
+            if (run / "checkpoint-20" / "trainer_state.json").exists():
                 process.kill()
                 break
     assert process.returncode == -9, "".join(lines)
@@ -237,4 +259,4 @@ def test_configs_build(recipe: ModuleType, name: str) -> None:
     assert config.chosen()
     if name != "streaming":
         first, second = list(sizes)[:2]
-        assert sizes[first] == pytest.approx(sizes[second], rel=0.01)  # the baseline is a fair one
+        assert sizes[first] == pytest.approx(sizes[second], rel=0.01)  # a fair baseline

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -38,12 +40,28 @@ def initialise_mixer(mixer: TokenMixer) -> None:
     """
     if not isinstance(mixer, TokenMixer):
         raise TypeError(f"mixer: expected a TokenMixer, found {type(mixer).__name__}")
-    tensors = [*mixer.parameters(), *mixer.buffers()]
+    redraw(mixer)
+
+
+@torch.no_grad()
+def redraw(module: nn.Module) -> None:
+    """Call a module's `reset_parameters`, and put back what a checkpoint brought.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> layer.weight._is_hf_initialized = True
+        >>> before = layer.weight.detach().clone()
+        >>> redraw(layer)
+        >>> torch.equal(layer.weight, before)
+        True
+    """
+    tensors = [*module.parameters(), *module.buffers()]
     loaded = [tensor for tensor in tensors if is_loaded(tensor)]
     if len(loaded) == len(tensors):
         return
     values = [tensor.clone() for tensor in loaded]
-    mixer.reset_parameters()
+    reset: Any = module.reset_parameters
+    reset()
     for tensor, value in zip(loaded, values, strict=True):
         tensor.copy_(value)
 

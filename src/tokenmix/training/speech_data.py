@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenmix.data.speech import Clip, ClipDataset, load_speech
+from tokenmix.data.speech import Clip, ClipDataset, build_ctc_tokenizer, load_speech
+from tokenmix.training.resume import write_text
 from tokenmix.training.speech_config import SpeechDataConfig, SpeechTask
 
 NAMED = 10  # bad files that are named
@@ -39,6 +42,10 @@ def load_clips(data: SpeechDataConfig, seed: int) -> tuple[dict[str, list[Clip]]
     Raises:
         ValueError, FileNotFoundError, ModuleNotFoundError: as `load_speech`, or no clip to train on or to test.
     """
+    for name, least in (("train_clips", 1), ("valid_clips", 0)):
+        value = getattr(data, name)
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise ValueError(f"{name}: expected at least {least}, found {value!r}")
     splits = {name: list(clips) for name, clips in load_speech(data.name, data.folder, **data.options).items()}
     notes = []
     train = splits["train"]
@@ -53,10 +60,43 @@ def load_clips(data: SpeechDataConfig, seed: int) -> tuple[dict[str, list[Clip]]
     for name in ("train", "test"):
         if not splits.get(name):
             raise ValueError(f"data: expected clips in the split {name!r} of {data.name!r}, found none")
+    heard = {clip.text for clip in splits["train"]}
+    for name in (name for name in splits if name.startswith("test")):
+        known = sum(clip.text in heard for clip in splits[name])
+        if known:
+            notes.append(f"{known} of {len(splits[name])} texts of {name} are also said in training")
     return splits, notes
 
 
-def build_task_data(task: SpeechTask, splits: dict[str, list[Clip]], tokenizer: Any, rate: int) -> TaskData:
+def task_tokenizer(alphabet: str | None, texts: Iterable[str]) -> Any:
+    """The tokenizer of all tasks.
+
+    Args:
+        alphabet: its letters; None for those of the training texts.
+        texts: of training.
+
+    Raises:
+        ValueError: texts with other letters.
+
+    Example:
+        >>> task_tokenizer("ab", ["a bc"])
+        Traceback (most recent call last):
+        ...
+        ValueError: alphabet: expected all letters of the training texts, found 'ab' without 'c'; null takes them all
+    """
+    letters = set().union(*map(set, texts)) - {" "}
+    if alphabet is not None and (unknown := sorted(letters - set(alphabet))):
+        lacking = "".join(unknown)
+        raise ValueError(
+            f"alphabet: expected all letters of the training texts, found {alphabet!r} without {lacking!r}; null takes "
+            "them all"
+        )
+    return build_ctc_tokenizer(["".join(letters) if alphabet is None else alphabet])
+
+
+def build_task_data(
+    task: SpeechTask, splits: dict[str, list[Clip]], tokenizer: Any, rate: int, folder: Path | None = None
+) -> TaskData:
     """Data sets of a task's clips, after a look at their files.
 
     Args:
@@ -64,6 +104,7 @@ def build_task_data(task: SpeechTask, splits: dict[str, list[Clip]], tokenizer: 
         splits: from `load_clips`.
         tokenizer: makes labels of texts.
         rate: samples a second.
+        folder: where files that are left out are listed, `bad_files_<task>_<split>.tsv`.
 
     Raises:
         ValueError: a bad file, if the config is strict.
@@ -77,6 +118,9 @@ def build_task_data(task: SpeechTask, splits: dict[str, list[Clip]], tokenizer: 
         if bad:
             named = "; ".join(list(bad.values())[:NAMED])
             notes.append(f"{len(bad)} bad files of {name} are left out: {named}{' ...' if len(bad) > NAMED else ''}")
+            if folder is not None:
+                lines = [f"{key}\t{value}" for key, value in bad.items()]
+                write_text(folder / f"bad_files_{task.name}_{name}.tsv", "\n".join(["name\treason", *lines, ""]))
         return dataset
 
     train = build("train", speeds=task.data.speeds, seed=seed)

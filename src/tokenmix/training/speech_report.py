@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tokenmix.training.report import RunResult, make_console, print_table
+from tokenmix.training.speech_data import TaskData
 
 COLUMNS = {
     "cer": ("CER", ".3f"),
@@ -21,29 +22,31 @@ COLUMNS = {
 def report_speech(
     output: str | os.PathLike[str],
     results: Mapping[str, Sequence[RunResult]],
-    baselines: Mapping[str, Mapping[str, Mapping[str, float]]],
-    titles: Mapping[str, str],
+    data: Mapping[str, TaskData],
+    baselines: Callable[[Sequence[str], Sequence[str]], Mapping[str, Mapping[str, float]]],
 ) -> None:
     """Print a table for each test split of each task, some transcripts, and draw the curves.
 
     Args:
         output: folder of the run; `curves.png` is written there.
         results: by task, of its models. Metrics of a split have its name before them: "test/cer".
-        baselines: by "task/split", scores of the trivial answers.
-        titles: by "task/split", what is scored.
+        data: by task, what was trained on and tested.
+        baselines: scores of trivial answers, from the training texts and the test texts.
     """
     console, folder = make_console(), Path(output)
     for task, runs in results.items():
         for result in runs:
             console.rule(f"{task}: {result.name}")
             console.print(result.sample, markup=False, highlight=False)
-    for key, title in titles.items():
-        task, split = key.split("/", 1)
-        shown = [_of_split(result, split) for result in results.get(task, [])]
-        if shown:
-            print_table(title, shown, COLUMNS, baselines[key], console)
+    for task, runs in results.items():
+        for split, tests in data[task].tests.items():
+            said = [clip.text for clip in tests.clips]
+            shown = [_of_split(result, split) for result in runs]
+            title = f"{task}, {split}: {len(tests):,} clips"
+            print_table(title, shown, COLUMNS, baselines(data[task].train_texts, said), console)
     plot_curves(folder / "curves.png", results)
     console.print(f"Python {platform.python_version()}; CER, WER: wrong characters and words (jiwer), lower is better.")
+    console.print("RTF: seconds of the model's work a second of audio, in batches, beside whatever else ran.")
     console.print(f"Written to {folder}: config.yaml, curves.png, and for each model and task metrics.json and model/")
 
 

@@ -157,4 +157,5 @@ def _soundfile() -> Any:
 
 
 def _why(error: Exception) -> str:
-    return str(getattr(error, "error_string", error)).strip().rstrip(".") or "damaged data"
+    why = str(getattr(error, "error_string", error)).strip().rstrip(".")
+    return "damaged data" if not why or why.startswith("File does not exist") else why  # so of MP3s without a frame

@@ -75,7 +75,8 @@ class ClipDataset(Dataset[dict[str, Any] | None]):
         augment = Augment(speeds, gain_db, noise_snr_db, noise, noise_share)
         self.augment = None if speeds is gain_db is noise_snr_db is None else augment
         self.clips, self.tokenizer, self.rate, self.strict = list(clips), tokenizer, rate, strict
-        self.seed, self.epoch = seed, 0
+        self.seed = seed
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers that persist see it change
         self.skipped: dict[str, str] = {}
 
     def __len__(self) -> int:
@@ -88,7 +89,12 @@ class ClipDataset(Dataset[dict[str, Any] | None]):
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch, on which augmentation depends."""
-        self.epoch = epoch
+        self._epoch[0] = epoch
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that augmentation draws for."""
+        return int(self._epoch[0])
 
     def __getitem__(self, index: int) -> dict[str, Any] | None:
         clip = self.clips[index]

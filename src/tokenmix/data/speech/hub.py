@@ -36,8 +36,14 @@ class RowAudio:
         return read_audio(self.stored(), rate, self.name)
 
     def stored(self) -> bytes | str:
-        """The file's bytes, or its path where the row holds none."""
+        """The file's bytes, or its path where the row holds none.
+
+        Raises:
+            AudioError: the row holds neither.
+        """
         audio = self.rows[self.place][self.column]
+        if audio is None or (audio["bytes"] is None and not audio["path"]):
+            raise AudioError(f"{self.name}: expected audio, found none")
         return str(audio["path"]) if audio["bytes"] is None else bytes(audio["bytes"])
 
 

@@ -39,7 +39,7 @@ class DecoderBlock(GradientCheckpointingLayer):
             else AttentionBridge(dim, config.cross_heads)
         )
         self.feed_forward: nn.Module | None = None
-        kind = config.feed_forward if isinstance(config.feed_forward, str) else None
+        kind = config.decoder_feed_forward
         if kind is not None:
             self.feed_forward_norm = make_norm(dim, eps=config.norm_eps)
             self.feed_forward = FEED_FORWARDS[kind](dim, config.intermediate_size, bias=config.feed_forward_bias)

@@ -67,10 +67,22 @@ class LogMel(nn.Module):
         self.config = config
         self.window_samples, self.hop_samples = config.window_samples, config.hop_samples
         self.transform_size = 1 << (self.window_samples - 1).bit_length()
-        self.register_buffer("window", torch.hann_window(self.window_samples, dtype=torch.float32))
-        self.register_buffer("filters", _filters(config, self.transform_size))
-        self.register_buffer("mean", torch.zeros(config.num_mel_bins, dtype=torch.float32))
-        self.register_buffer("deviation", torch.ones(config.num_mel_bins, dtype=torch.float32))
+        self.register_buffer("window", torch.empty(self.window_samples, dtype=torch.float32))
+        self.register_buffer(
+            "filters", torch.empty(self.transform_size // 2 + 1, config.num_mel_bins, dtype=torch.float32)
+        )
+        self.register_buffer("mean", torch.empty(config.num_mel_bins, dtype=torch.float32))
+        self.register_buffer("deviation", torch.empty(config.num_mel_bins, dtype=torch.float32))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The window, the filters, and a mean of 0 and deviation of 1."""
+        if self.window.is_meta:
+            return
+        self.window.copy_(torch.hann_window(self.window_samples, dtype=torch.float32))
+        self.filters.copy_(_filters(self.config, self.transform_size))
+        self.mean.zero_()
+        self.deviation.fill_(1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMel:
         """Move, and keep float32: rounded to 16 bits, filters and means would be others than those trained with."""
@@ -143,14 +155,13 @@ def _filters(config: SpeechConfig, transform_size: int) -> Tensor:
     """(transform_size / 2 + 1, mels) triangles in float32, whatever default type a model is built under."""
     from torchaudio.functional import melscale_fbanks
 
-    if torch.empty(0).is_meta:
-        return torch.empty(transform_size // 2 + 1, config.num_mel_bins, dtype=torch.float32)
     nyquist, default = config.sampling_rate / 2, torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.float32)
-        return melscale_fbanks(
-            transform_size // 2 + 1, 20.0, nyquist, config.num_mel_bins, config.sampling_rate, norm="slaney"
-        )
+        with torch.device("cpu"):
+            return melscale_fbanks(
+                transform_size // 2 + 1, 20.0, nyquist, config.num_mel_bins, config.sampling_rate, norm="slaney"
+            )
     finally:
         torch.set_default_dtype(default)
 

@@ -12,6 +12,7 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from tokenmix.layout import Layout
 from tokenmix.models.base import MixerPreTrainedModel
+from tokenmix.models.initialise import redraw
 from tokenmix.models.inputs import refuse_misspelt
 from tokenmix.models.speech.config import SpeechConfig
 from tokenmix.models.speech.front_end import FrontEndState, LogMel
@@ -38,7 +39,9 @@ class SpeechOutput(ModelOutput):
 
 @dataclass
 class StreamState:
-    """What a causal encoder keeps of a stream. Its size does not depend on how much was heard.
+    """What a causal encoder keeps of a stream.
+
+    With recurrent mixers and windows its size does not depend on how much was heard; full attention keeps all of it.
 
     Attributes:
         front_end: samples that the next frame needs too.
@@ -79,8 +82,10 @@ class SpeechPreTrainedModel(MixerPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Convolutions and the layer behind them as torch draws them; the rest as the base does."""
-        if isinstance(module, (LogMel, ConvSubsampling)) or self._is_subsampling(module):
+        """The front end and the subsampling as they draw themselves; the rest as the base does."""
+        if isinstance(module, (LogMel, ConvSubsampling)):
+            redraw(module)
+        if isinstance(module, LogMel) or self._is_subsampling(module):
             return
         super()._init_weights(module)
 
@@ -205,9 +210,10 @@ class SpeechModel(SpeechPreTrainedModel):
         count = 0
         for batch in batches:
             mask = batch.get("attention_mask")
+            mask = None if mask is None else mask.to(self.device)
             samples, counts = check_audio(batch["input_values"].to(self.device), mask, 0)
             mel = self.front_end.log_mel(samples.float()).double()
-            lengths = None if counts is None else counts.to(self.device) // self.config.hop_samples
+            lengths = None if counts is None else counts // self.config.hop_samples
             kept = Layout() if lengths is None else Layout.from_lengths(lengths, mel.shape[1])
             real = mel.flatten(0, 1) if kept.mask is None else mel[kept.mask]
             total += torch.stack([real.sum(0), real.square().sum(0)])

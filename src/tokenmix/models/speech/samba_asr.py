@@ -45,6 +45,7 @@ class SambaASRForConditionalGeneration(CachedGeneration, SpeechPreTrainedModel, 
 
     config_class: Any = SambaASRConfig
     _tied_weights_keys = {"lm_head.weight": "decoder.embed_tokens.weight"}
+    accepts_loss_kwargs = False  # else the Trainer would leave the division by the parts of an update to the model
     _is_stateful = True  # transformers then refuses assisted decoding: a recurrence cannot take a token back
 
     def __init__(self, config: SambaASRConfig) -> None:

@@ -9,6 +9,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 
 from tokenmix.blocks import resolve_pattern
+from tokenmix.feed_forward import FEED_FORWARDS
 from tokenmix.mixer import build_mixer, check_divides, check_positive
 from tokenmix.models.speech.config import SpeechConfig
 
@@ -22,6 +23,7 @@ class SambaASRConfig(SpeechConfig):
     Args:
         decoder_mixers, decoder_pattern, num_decoder_layers: causal mixers of the text and where they stand, as
             `mixers`, `pattern` and `num_hidden_layers` of the encoder.
+        decoder_feed_forward: "swiglu", "gelu" or None; its width is intermediate_size.
         cross: how text reads audio: "mamba" runs `cross_mixer` over the audio and then the text, with a decoding state
             of constant size; "attention" is cross-attention.
         cross_mixer: a causal mixer for cross="mamba", by its name or description.
@@ -52,6 +54,7 @@ class SambaASRConfig(SpeechConfig):
     decoder_mixers: dict[str, Any] = dataclasses.field(default_factory=lambda: {"m": {"mixer": "mamba"}})
     decoder_pattern: str = "m"
     num_decoder_layers: int | None = None
+    decoder_feed_forward: str | None = "swiglu"
     cross: str = "mamba"
     cross_mixer: dict[str, Any] | str = "mamba"
     cross_heads: int = 4
@@ -67,6 +70,11 @@ class SambaASRConfig(SpeechConfig):
         check_positive("max_target_length", self.max_target_length)
         if self.num_decoder_layers is not None:
             check_positive("num_decoder_layers", self.num_decoder_layers)
+        if self.decoder_feed_forward is not None and self.decoder_feed_forward not in FEED_FORWARDS:
+            raise ValueError(
+                f"decoder_feed_forward: expected one of {sorted(FEED_FORWARDS)} or None, found "
+                f"{self.decoder_feed_forward!r}"
+            )
         if self.cross not in BRIDGES:
             raise ValueError(f"cross: expected one of {BRIDGES}, found {self.cross!r}")
         for name in ("label_smoothing", "ctc_weight"):

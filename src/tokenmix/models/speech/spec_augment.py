@@ -9,7 +9,7 @@ from tokenmix.models.speech.config import SpeechConfig
 
 
 def spec_augment(mel: Tensor, lengths: Tensor | None, config: SpeechConfig) -> Tensor:
-    """Set random runs of bands and of frames to 0, which is the mean of normalised energies.
+    """Set random runs of bands and of frames to the mean: 0 for normalised energies, else that of the row.
 
     Each row has runs of its own: `frequency_masks` of up to `frequency_mask_width` bands, and `time_masks` of up to
     `time_mask_width` frames, but at most `time_mask_share` of the row's frames. They are drawn from torch's generator,
@@ -38,7 +38,15 @@ def spec_augment(mel: Tensor, lengths: Tensor | None, config: SpeechConfig) -> T
     hidden = _runs(config.frequency_masks, wide, torch.full_like(whole, bands), bands)[:, None, :]
     longest = (whole * config.time_mask_share).long().clamp(max=config.time_mask_width)
     hidden = hidden | _runs(config.time_masks, longest, whole, frames)[:, :, None]
-    return mel.masked_fill(hidden, 0)
+    if config.normalise != "none":
+        return mel.masked_fill(hidden, 0)
+    real = torch.arange(frames, device=mel.device)[:, None] < whole[:, None, None]
+    return torch.where(hidden & real, _mean(mel, whole), mel)
+
+
+def _mean(mel: Tensor, lengths: Tensor) -> Tensor:
+    """(B, 1, 1) mean of each row's real frames; behind its end they are 0."""
+    return mel.sum((1, 2), keepdim=True) / (lengths[:, None, None].clamp(min=1) * mel.shape[2])
 
 
 def _runs(count: int, widest: Tensor, within: Tensor, size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Transcription of a stream, in constant memory, bit for bit that of the whole."""
+"""Transcription of a stream, bit for bit that of the whole, and in constant memory where the mixers' is."""
 
 from __future__ import annotations
 

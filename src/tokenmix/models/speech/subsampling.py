@@ -39,6 +39,12 @@ class ConvSubsampling(nn.Module):
         )
         self.out_proj = nn.Linear(width, config.hidden_size)
 
+    def reset_parameters(self) -> None:
+        """All layers as torch draws them."""
+        for convolution in self._convolutions():
+            convolution.reset_parameters()
+        self.out_proj.reset_parameters()
+
     def init_state(self, rows: int) -> list[Tensor]:
         """Inputs that the next outputs of each layer read, (B, n, channels): before the first frame, zeros."""
         weight = self.out_proj.weight

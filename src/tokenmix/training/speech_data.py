@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenmix.data.speech import Clip, ClipDataset, build_ctc_tokenizer, load_speech
+from tokenmix.data.speech.dataset import NAMED
 from tokenmix.training.resume import write_text
 from tokenmix.training.speech_config import SpeechDataConfig, SpeechTask
-
-NAMED = 10  # bad files that are named
 
 
 class TaskData(NamedTuple):

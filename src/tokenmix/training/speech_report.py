@@ -44,6 +44,9 @@ def report_speech(
             shown = [_of_split(result, split) for result in runs]
             title = f"{task}, {split}: {len(tests):,} clips"
             print_table(title, shown, COLUMNS, baselines(data[task].train_texts, said), console)
+        for result in runs:
+            if bad := int(result.metrics.get("bad_files", 0)):
+                console.print(f"{result.name}, {task}: {bad} bad files were left out of training")
     plot_curves(folder / "curves.png", results)
     console.print(f"Python {platform.python_version()}; CER, WER: wrong characters and words (jiwer), lower is better.")
     console.print("RTF: seconds of the model's work a second of audio, in batches, beside whatever else ran.")
@@ -57,14 +60,17 @@ def _of_split(result: RunResult, split: str) -> RunResult:
 
 
 def write_examples(pairs: Sequence[tuple[str, str]], count: int = 5) -> str:
-    """The first few true texts above what was written.
+    """The first few different true texts, each above what was first written for it.
 
     Example:
-        >>> print(write_examples([("one two", "on two")]))
+        >>> print(write_examples([("one two", "on two"), ("one two", "one two")]))
         said:    one two
         written: on two
     """
-    return "\n".join(f"said:    {said}\nwritten: {written}" for said, written in pairs[:count])
+    first: dict[str, str] = {}
+    for said, written in pairs:
+        first.setdefault(said, written)
+    return "\n".join(f"said:    {said}\nwritten: {written}" for said, written in list(first.items())[:count])
 
 
 def plot_curves(path: str | os.PathLike[str], results: Mapping[str, Sequence[RunResult]]) -> None:
@@ -91,5 +97,6 @@ def plot_curves(path: str | os.PathLike[str], results: Mapping[str, Sequence[Run
             axes.grid(alpha=0.3)
             if row == 0:
                 axes.set_title(task)
+            if row == 0 and axes.lines:
                 axes.legend(fontsize="small")
     figure.savefig(Path(path), dpi=110)

@@ -19,6 +19,7 @@ from tokenmix.data.speech.audio import AudioError
 from tokenmix.data.speech.augment import Augment
 from tokenmix.data.speech.clip import Clip
 
+NAMED = 10  # bad files that an error names
 IGNORED = -100  # transformers' mark of a place without a label
 
 
@@ -122,7 +123,7 @@ class ClipDataset(Dataset[dict[str, Any] | None]):
             Reasons by name of the clips that are left out.
 
         Raises:
-            AudioError: the first one, if strict.
+            AudioError: if strict and one is bad; it names the first ten.
         """
         bad: dict[str, str] = {}
         kept = []
@@ -132,9 +133,10 @@ class ClipDataset(Dataset[dict[str, Any] | None]):
                     clip.read(self.rate)
                 kept.append(clip)
             except AudioError as error:
-                if self.strict:
-                    raise
                 bad[clip.name] = str(error)
+        if bad and self.strict:
+            named = "; ".join(list(bad.values())[:NAMED])
+            raise AudioError(f"{len(bad)} bad files: {named}{' ...' if len(bad) > NAMED else ''}")
         self.clips = kept
         self.skipped |= bad
         if report is not None:

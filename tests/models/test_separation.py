@@ -15,7 +15,6 @@ from tokenmix.data.mixtures import collate_mixtures
 from tokenmix.models.separation import (
     MixerForSpeechSeparation,
     SeparatorConfig,
-    register_separator,
     si_sdr,
     write_sounds,
 )
@@ -140,7 +139,6 @@ def test_it_learns_to_part_two_tones() -> None:
 
 
 def test_saved_loaded_and_known_to_auto_model(tmp_path: Path) -> None:
-    register_separator()
     model, x = build("hybrid"), noise(2, 200)
     model.save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from transformers import PreTrainedConfig
 
 from tokenmix.models.safe_loading import CODE_FIELDS
+from tokenmix.nearest import nearest
 
 _WRITTEN_BY_TRANSFORMERS = (
     "architectures", "attn_implementation", "dtype", "model_type", "quantization_config", "torch_dtype",
@@ -38,9 +38,7 @@ def refuse_misspelt_fields(config: type[PreTrainedConfig], names: dict[str, Any]
     for name in names:
         if name.startswith("_") or name in _WRITTEN_BY_TRANSFORMERS or hasattr(config, name):
             continue
-        close = difflib.get_close_matches(name, own, n=2, cutoff=0.4)
-        known = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(own)}"
-        raise ValueError(f"{name}: not a field of {config.__name__}; {known}")
+        raise ValueError(f"{name}: not a field of {config.__name__}; {nearest(name, own)}")
 
 
 def require_settings(config: PreTrainedConfig, **settings: Any) -> None:

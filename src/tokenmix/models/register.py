@@ -29,7 +29,7 @@ from tokenmix.models.fit import FITConfig, FITForCausalLM, FITModel
 from tokenmix.models.masked_lm import MixerForMaskedLM
 from tokenmix.models.model import MixerModel
 from tokenmix.models.question_answering import MixerForQuestionAnswering
-from tokenmix.models.separation.register import register_separator
+from tokenmix.models.separation import MixerForSpeechSeparation, SeparatorConfig
 from tokenmix.models.sequence_classification import MixerForSequenceClassification
 from tokenmix.models.speech import (
     MixerForCTC,
@@ -84,18 +84,19 @@ _SAMBA_MODELS: _Rows = (
         modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
     ),
 )
+_SEPARATORS: _Rows = ((AutoModel, MixerForSpeechSeparation, modeling_auto.MODEL_MAPPING_NAMES),)
 _FAMILIES: tuple[tuple[Any, _Rows], ...] = (
     (MixerConfig, _MODELS),
     (BlockTransformerConfig, _BLOCK_MODELS),
     (FITConfig, _FIT_MODELS),
     (SpeechConfig, _SPEECH_MODELS),
     (SambaASRConfig, _SAMBA_MODELS),
+    (SeparatorConfig, _SEPARATORS),
 )
 
 
 def register_models() -> None:
     """Register the configurations, the models and their heads; `import tokenmix.models` does it."""
-    register_separator()
     for config, models in _FAMILIES:
         AutoConfig.register(config.model_type, config, exist_ok=True)
         for auto, model, names in models:

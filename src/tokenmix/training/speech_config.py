@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from tokenmix.nearest import nearest
 from tokenmix.training.run import TrainingConfig
 
 C = TypeVar("C")
@@ -111,7 +111,7 @@ def changed(settings: C, changes: Mapping[str, Any] | None, where: str) -> C:
     return dataclasses.replace(settings, **changes)  # type: ignore[type-var]  # a dataclass
 
 
-def refuse_unknown(where: str, given: Mapping[str, Any], known: Any) -> None:
+def refuse_unknown(where: str, given: Mapping[str, Any], known: Collection[str]) -> None:
     """Refuse keys that nobody reads.
 
     Raises:
@@ -119,6 +119,4 @@ def refuse_unknown(where: str, given: Mapping[str, Any], known: Any) -> None:
     """
     for key in given:
         if key not in known:
-            close = difflib.get_close_matches(key, list(known), n=2, cutoff=0.4)
-            hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(known)}"
-            raise ValueError(f"{where}.{key}: not a key here; {hint}")
+            raise ValueError(f"{where}.{key}: not a key here; {nearest(key, known)}")

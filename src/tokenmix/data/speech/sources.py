@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from tokenmix.data.speech.hub import load_hub
 from tokenmix.data.speech.splits import Splits
 from tokenmix.data.speech.standard import load_librispeech, load_manifest, load_speech_commands
 from tokenmix.data.speech.tuxpaint import load_tuxpaint
+from tokenmix.nearest import nearest
 
 SOURCES: dict[str, Callable[..., Splits]] = {
     "asterisk": load_asterisk,
@@ -47,15 +47,10 @@ def load_speech(name: str, folder: str | Path | None = None, **options: Any) -> 
         ValueError: name: unknown source of speech 'fsd'; did you mean 'fsdd'?
     """
     if name not in SOURCES:
-        raise ValueError(f"name: unknown source of speech {name!r}; {_nearest(name, list(SOURCES))}")
+        raise ValueError(f"name: unknown source of speech {name!r}; {nearest(name, SOURCES)}")
     load = SOURCES[name]
     known = [option for option in inspect.signature(load).parameters if option != "folder"]
     for option in options:
         if option not in known:
-            raise ValueError(f"{option}: not an option of the source {name!r}; {_nearest(option, known)}")
+            raise ValueError(f"{option}: not an option of the source {name!r}; {nearest(option, known)}")
     return load(folder, **options)
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(known)}"

@@ -4,7 +4,6 @@ from tokenmix.models.separation.config import SeparatorConfig
 from tokenmix.models.separation.loss import best_order, si_sdr
 from tokenmix.models.separation.model import MixerForSpeechSeparation, SeparatorOutput
 from tokenmix.models.separation.oracle import ideal_ratio_mask
-from tokenmix.models.separation.register import register_separator
 from tokenmix.models.separation.report import plot_separation, write_sounds
 from tokenmix.models.separation.score import SeparationScores, score_ideal_masks, score_separator
 
@@ -16,7 +15,6 @@ __all__ = [
     "best_order",
     "ideal_ratio_mask",
     "plot_separation",
-    "register_separator",
     "score_ideal_masks",
     "score_separator",
     "si_sdr",

@@ -35,7 +35,8 @@ class TokenMixer(nn.Module):
       takes no state, and more for one that is causal in whole groups of tokens only (and so says is_causal=False);
     - `ordered`: whether the place of a token in its row matters (convolutions, scans, windows);
     - `paper`: authors, year, arXiv id; `lora_targets`: names of the projections that LoRA adapts;
-      `residual_projection`: name of the last one, which deep models start smaller.
+      `residual_projection`: name of the last one, which deep models start smaller; `norms_its_input`: whether it begins
+      with a norm of its own.
 
     Args:
         dim: width of the features.
@@ -60,6 +61,7 @@ class TokenMixer(nn.Module):
     ordered: bool = True
     lora_targets: tuple[str, ...] = ()
     residual_projection: ClassVar[str | None] = None
+    norms_its_input: ClassVar[bool] = False
 
     def __init__(self, dim: int, *, is_causal: bool | None = None) -> None:
         super().__init__()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -13,6 +12,7 @@ from tokenmix.mixer import check_positive
 from tokenmix.models.config_fields import drop_code_fields, refuse_misspelt_fields
 from tokenmix.models.pooling import POOLINGS
 from tokenmix.models.stack import ModelStack
+from tokenmix.models.stack_fields import build_stack, settle_initializer, settle_layers
 
 
 @strict
@@ -96,10 +96,7 @@ class MixerConfig(PreTrainedConfig):
         for name in ("vocab_size", "hidden_size", "intermediate_size"):
             if name != "intermediate_size" or self.intermediate_size is not None:
                 check_positive(name, getattr(self, name))
-        if self.initializer_range is None:
-            self.initializer_range = self.hidden_size**-0.5
-        if self.initializer_range <= 0:
-            raise ValueError(f"initializer_range: expected a positive number, found {self.initializer_range}")
+        settle_initializer(self)
         if self.pooling is not None and self.pooling not in POOLINGS:
             raise ValueError(f"pooling: expected one of {POOLINGS} or None, found {self.pooling!r}")
         if not 0 <= self.classifier_dropout < 1:
@@ -113,25 +110,9 @@ class MixerConfig(PreTrainedConfig):
             )
         if self.max_position_embeddings is not None and self.max_position_embeddings < 1:
             raise ValueError(f"max_position_embeddings: expected at least 1, found {self.max_position_embeddings}")
-        with torch.device("meta"):
-            blocks = self.build_stack().layers
-        if self.num_hidden_layers is None:
-            self.num_hidden_layers = len(blocks)
+        settle_layers(self)
         super().__post_init__(**kwargs)
 
     def build_stack(self) -> ModelStack:
         """The layers that this configuration describes."""
-        return ModelStack(
-            self.hidden_size,
-            self.mixers,
-            self.pattern,
-            layers=self.num_hidden_layers,
-            feed_forward=self.feed_forward,
-            feed_forward_dim=self.intermediate_size,
-            feed_forward_bias=self.feed_forward_bias,
-            norm=self.norm,
-            norm_eps=self.norm_eps,
-            dropout=self.dropout,
-            mixer_dropout=self.mixer_dropout,
-            parallel_residual=self.parallel_residual,
-        )
+        return build_stack(self, parallel_residual=self.parallel_residual)

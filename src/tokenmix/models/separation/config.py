@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, TypeVar
 
-import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -13,6 +12,7 @@ from transformers import PreTrainedConfig
 from tokenmix.mixer import check_positive
 from tokenmix.models.config_fields import drop_code_fields, refuse_misspelt_fields
 from tokenmix.models.stack import ModelStack
+from tokenmix.models.stack_fields import build_stack, settle_initializer, settle_layers
 
 Count = TypeVar("Count", int, Tensor)
 
@@ -78,14 +78,8 @@ class SeparatorConfig(PreTrainedConfig):
                 check_positive(name, getattr(self, name))
         if self.encoder_kernel % 2:
             raise ValueError(f"encoder_kernel: expected an even number of samples, found {self.encoder_kernel}")
-        if self.initializer_range is None:
-            self.initializer_range = self.hidden_size**-0.5
-        if self.initializer_range <= 0:
-            raise ValueError(f"initializer_range: expected a positive number, found {self.initializer_range}")
-        with torch.device("meta"):
-            blocks = self.build_stack().layers
-        if self.num_hidden_layers is None:
-            self.num_hidden_layers = len(blocks)
+        settle_initializer(self)
+        settle_layers(self)
         super().__post_init__(**kwargs)
 
     @property
@@ -99,20 +93,9 @@ class SeparatorConfig(PreTrainedConfig):
 
     def build_stack(self) -> ModelStack:
         """The layers that this configuration describes."""
-        stack = ModelStack(
-            self.hidden_size,
-            self.mixers,
-            self.pattern,
-            layers=self.num_hidden_layers,
-            feed_forward=self.feed_forward,
-            feed_forward_dim=self.intermediate_size,
-            feed_forward_bias=self.feed_forward_bias,
-            norm=self.norm,
-            norm_eps=self.norm_eps,
-            dropout=self.dropout,
-            mixer_dropout=self.mixer_dropout,
-        )
-        for block in stack.layers:
-            if getattr(block.mixer, "norms_its_input", False):
+        stack = build_stack(self)
+        for layer in stack.layers:
+            block: Any = layer
+            if block.mixer.norms_its_input:
                 block.mixer_norm = nn.Identity()
         return stack

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokenmix.models.sinusoids import sinusoids
 from tokenmix.ops.precision import at_least_float32
 
 
@@ -108,7 +109,4 @@ class ScaledSinusoid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, width) plus the places."""
-        half = x.shape[2] // 2
-        rate = 10_000 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-        angle = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)[:, None] * rate
-        return x + (torch.cat([angle.sin(), angle.cos()], dim=1) * self.scale.float()).to(x.dtype)
+        return x + (sinusoids(0, x.shape[1], x.shape[2], x.device) * self.scale.float()).to(x.dtype)

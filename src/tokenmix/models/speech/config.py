@@ -6,13 +6,13 @@ import dataclasses
 import math
 from typing import Any, ClassVar
 
-import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from tokenmix.mixer import check_positive
 from tokenmix.models.config_fields import drop_code_fields, refuse_misspelt_fields
 from tokenmix.models.stack import ModelStack
+from tokenmix.models.stack_fields import build_stack, settle_initializer, settle_layers
 
 NORMALISE = ("global", "utterance", "running", "none")
 POSITIONS = ("none", "sinusoidal")
@@ -115,20 +115,15 @@ class SpeechConfig(PreTrainedConfig):
                 f"pad_token_id: expected the blank, from 0 to vocab_size - 1 = {self.vocab_size - 1}, "
                 f"found {self.pad_token_id}"
             )
-        if self.initializer_range is None:
-            self.initializer_range = self.hidden_size**-0.5
-        for name in ("initializer_range", "log_floor"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: expected a positive number, found {getattr(self, name)}")
-        with torch.device("meta"):
-            stack = self.build_stack()
+        settle_initializer(self)
+        if self.log_floor <= 0:
+            raise ValueError(f"log_floor: expected a positive number, found {self.log_floor}")
+        stack = settle_layers(self)
         if self.causal:
             for letter, mixer in zip(stack.letters, stack.mixers, strict=True):
                 if not mixer.is_causal:
                     found = f"{letter!r}: {self.mixers[letter]}, which reads the future"
                     raise ValueError(f"mixers: a model with causal=True needs causal mixers, found {found}")
-        if self.num_hidden_layers is None:
-            self.num_hidden_layers = len(stack.layers)
         super().__post_init__(**kwargs)
 
     def _check_front_end(self) -> None:
@@ -182,16 +177,4 @@ class SpeechConfig(PreTrainedConfig):
 
     def build_stack(self) -> ModelStack:
         """The encoder's layers."""
-        return ModelStack(
-            self.hidden_size,
-            self.mixers,
-            self.pattern,
-            layers=self.num_hidden_layers,
-            feed_forward=self.feed_forward,
-            feed_forward_dim=self.intermediate_size,
-            feed_forward_bias=self.feed_forward_bias,
-            norm=self.norm,
-            norm_eps=self.norm_eps,
-            dropout=self.dropout,
-            mixer_dropout=self.mixer_dropout,
-        )
+        return build_stack(self)

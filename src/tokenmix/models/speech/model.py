@@ -14,6 +14,7 @@ from tokenmix.layout import Layout
 from tokenmix.models.base import MixerPreTrainedModel
 from tokenmix.models.initialise import redraw
 from tokenmix.models.inputs import refuse_misspelt
+from tokenmix.models.sinusoids import sinusoids
 from tokenmix.models.speech.config import SpeechConfig
 from tokenmix.models.speech.front_end import FrontEndState, LogMel
 from tokenmix.models.speech.inputs import check_audio
@@ -229,8 +230,4 @@ class SpeechModel(SpeechPreTrainedModel):
     def _add_places(self, x: Tensor, first: int) -> Tensor:
         if self.config.position == "none":
             return x
-        half = (x.shape[2] + 1) // 2
-        rates = 10_000 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-        angles = torch.arange(first, first + x.shape[1], device=x.device, dtype=torch.float32)[:, None] * rates
-        places = torch.cat([angles.sin(), angles.cos()], dim=1)[:, : x.shape[2]]
-        return x + places.to(x.dtype)
+        return x + sinusoids(first, x.shape[1], x.shape[2], x.device).to(x.dtype)

@@ -5,24 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from tokenmix.layout_checks import INTEGER, PER_TOKEN, check_layout
-from tokenmix.token_order import put_tokens, take_tokens
+from tokenmix.token_order import Aligned, put_tokens, reversal, take_tokens
 
 __all__ = ["Aligned", "Layout", "put_tokens", "take_tokens"]
 
 T = TypeVar("T")
-
-
-class Aligned(NamedTuple):
-    """A layout whose rows begin with their real tokens, and the order that brought it there."""
-
-    layout: Layout
-    order: Tensor | None  # (B, L) int64: aligned token i was token order[b, i]; None where nothing moved
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -281,7 +274,14 @@ class Layout:
             ([[1, 0, 2], [2, 1, 0]], [True, True, False])
         """
         key = ("reversed", batch, length, device)
-        return self.remember(key, None, lambda: _reverse(self, batch, length, device))
+        return self.remember(key, None, lambda: self._reverse(reversal(self.counts(), batch, length, device)))
+
+    def _reverse(self, order: Tensor) -> tuple[Layout, Tensor]:
+        layout, places = self.permuted(order), self.positions
+        if places is not None and layout.positions is not None:
+            layout = dataclasses.replace(layout, positions=places.amax(1, keepdim=True) - layout.positions)
+        object.__setattr__(layout, "_aligned", True)  # documents are contiguous, if from last to first
+        return layout, order
 
     def counts(self) -> Tensor | None:
         """(B,) number of real tokens a row; None where all are."""
@@ -295,16 +295,3 @@ class Layout:
             if isinstance(getattr(self, f.name), Tensor)
         }
         return dataclasses.replace(self, **moved)
-
-
-def _reverse(layout: Layout, batch: int, length: int, device: torch.device | None) -> tuple[Layout, Tensor]:
-    place = torch.arange(length, device=device).expand(batch, length)
-    counts = layout.counts()
-    last = length - 1 if counts is None else counts[:, None] - 1
-    order = torch.where(place > last, place, last - place)
-    places = layout.positions
-    layout = layout.permuted(order)
-    if places is not None and layout.positions is not None:
-        layout = dataclasses.replace(layout, positions=places.amax(1, keepdim=True) - layout.positions)
-    object.__setattr__(layout, "_aligned", True)  # documents are contiguous, if from last to first
-    return layout, order

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenmix.data.speech import AudioError, audio_seconds
-from tokenmix.data.speech.audio import LOUDEST
+from tokenmix.data.speech.audio import LOUDEST, why_unreadable
 from tokenmix.data.speech.cut_off import cut_off
 from tokenmix.models.speech.streaming import check_samples
 
@@ -48,7 +48,7 @@ class AudioFile:
         try:
             self._file: Any = soundfile.SoundFile(source, closefd=not self.piped)
         except soundfile.LibsndfileError as error:  # of a file audio_seconds has raised it
-            raise AudioError(f"{name}: expected a stream of WAV, found {_why(error)}") from error
+            raise AudioError(f"{name}: expected a stream of WAV, found {why_unreadable(error)}") from error
         self.rate = int(self._file.samplerate)
 
     def chunks(self, seconds: float) -> Iterator[NDArray[np.float32]]:
@@ -79,7 +79,7 @@ class AudioFile:
         try:
             samples: NDArray[np.float32] = self._file.read(size, dtype="float32", always_2d=True).mean(1)
         except soundfile.LibsndfileError as error:
-            raise AudioError(f"{self.name}: the audio breaks off: {_why(error)}") from error
+            raise AudioError(f"{self.name}: the audio breaks off: {why_unreadable(error)}") from error
         return samples
 
 
@@ -143,7 +143,3 @@ class Resampler:
             start += group
         self._waiting = self._waiting[start:].clone()
         return torch.cat(done).clamp(-1, 1)
-
-
-def _why(error: Exception) -> str:
-    return str(getattr(error, "error_string", error)).strip().rstrip(".")

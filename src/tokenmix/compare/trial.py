@@ -25,7 +25,7 @@ from tokenmix.compare.model import TaskModel
 from tokenmix.compare.task import Task, build_task
 from tokenmix.layout import Layout
 from tokenmix.mixer_files import source_digest
-from tokenmix.training.resume import claim_folder, flat_settings, last_complete_checkpoint, write_text
+from tokenmix.training.resume import claim_folder, last_complete_checkpoint, setting_differences, write_text
 from tokenmix.training.run import TrainingConfig
 from tokenmix.training.trainer import MixerTrainer
 
@@ -94,10 +94,7 @@ class Trial:
         path = self.folder(config) / "config.json"
         if not path.is_file():
             return []
-        here = flat_settings(json.loads(json.dumps(self.resolved(config))))
-        there = flat_settings(json.loads(path.read_text(encoding="utf-8")))
-        values = {key: [repr(x[key]) if key in x else "nothing" for x in (there, here)] for key in {**here, **there}}
-        return [f"{key}={old}, found {key}={new}" for key, (old, new) in values.items() if old != new]
+        return setting_differences(path.read_text(encoding="utf-8"), json.dumps(self.resolved(config)))
 
 
 def code_of(*specs: Mapping[str, Any]) -> dict[str, str]:

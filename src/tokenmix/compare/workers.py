@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import queue
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing.connection import wait as wait_for_end
 from typing import Any
 
 from rich.console import Console
@@ -26,6 +23,7 @@ from rich.progress import (
 
 from tokenmix.compare.config import CompareConfig
 from tokenmix.compare.trial import Trial, run_trial
+from tokenmix.processes import begin_worker, cores
 from tokenmix.training.resume import last_complete_checkpoint
 
 Outcome = dict[str, Any]
@@ -62,7 +60,7 @@ def run_all(config: CompareConfig, trials: Sequence[Trial], console: Console) ->
             console.print(line, markup=False, highlight=False)
     if not waiting:
         return found
-    workers = min(config.protocol.workers or _cores(config.protocol.threads), len(waiting))
+    workers = min(config.protocol.workers or max(1, cores() // config.protocol.threads), len(waiting))
     with _bars(console) as progress:
         bars = _Bars(progress, config, waiting, len(trials))
         if workers == 1:
@@ -72,10 +70,6 @@ def run_all(config: CompareConfig, trials: Sequence[Trial], console: Console) ->
             return found
         found |= _in_processes(config, waiting, workers, bars)
     return found
-
-
-def _cores(threads: int) -> int:
-    return max(1, len(os.sched_getaffinity(0)) // threads) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_processes(config: CompareConfig, trials: Sequence[Trial], workers: int, bars: _Bars) -> dict[str, Outcome]:
@@ -110,17 +104,7 @@ def _begin(reports: Any, threads: int) -> None:
     """Set up a worker, which ends when its parent does, also one that is killed."""
     global _reports  # noqa: PLW0603  # one a process
     _reports = reports
-    import torch
-
-    torch.set_num_threads(threads)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_with(sentinel: int) -> None:
-    wait_for_end([sentinel])
-    os._exit(1)
+    begin_worker(threads)
 
 
 def _work(config: CompareConfig, trial: Trial) -> Outcome:

@@ -49,11 +49,8 @@ def claim_folder(folder: str | os.PathLike[str], config: str, name: str = "confi
         return
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
-        there, here = (flat_settings(json.loads(x)) for x in (text, config))
-        for key in (*here, *there):
-            old, new = (repr(x[key]) if key in x else "nothing" for x in (there, here))
-            if old != new:
-                raise ValueError(f"output: {folder} holds a run with {key}={old}, found {key}={new}; {_ADVICE}")
+        if other := setting_differences(text, config):
+            raise ValueError(f"output: {folder} holds a run with {other[0]}; {_ADVICE}")
         return
     before, now = text.splitlines(), config.splitlines()
     for old, new in zip(before, now, strict=False):
@@ -61,6 +58,18 @@ def claim_folder(folder: str | os.PathLike[str], config: str, name: str = "confi
             raise ValueError(f"output: {folder} holds a run with {old.strip()!r}, found {new.strip()!r}; {_ADVICE}")
     if len(before) != len(now):
         raise ValueError(f"output: {folder} holds a run with other settings; {_ADVICE}")
+
+
+def setting_differences(there: str, here: str) -> list[str]:
+    """Where two configurations in JSON differ, in the order of the second.
+
+    Example:
+        >>> setting_differences('{"a": {"b": 1}}', '{"a": {"b": 2}, "c": 3}')
+        ['a.b=1, found a.b=2', 'c=nothing, found c=3']
+    """
+    old, new = flat_settings(json.loads(there)), flat_settings(json.loads(here))
+    values = {key: [repr(x[key]) if key in x else "nothing" for x in (old, new)] for key in {**new, **old}}
+    return [f"{key}={before}, found {key}={now}" for key, (before, now) in values.items() if before != now]
 
 
 def flat_settings(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenmix.data.speech import Clip, ClipDataset, build_ctc_tokenizer, load_speech
-from tokenmix.data.speech.dataset import NAMED
-from tokenmix.training.resume import write_text
+from tokenmix.data.speech.dataset import name_some
 from tokenmix.training.speech_config import SpeechDataConfig, SpeechTask
 
 
@@ -113,13 +112,10 @@ def build_task_data(
 
     def build(name: str, **options: Any) -> ClipDataset:
         dataset = ClipDataset(splits[name], tokenizer, rate, strict=strict, **options)
-        bad = dataset.check(full=task.data.check)
+        report = None if folder is None else folder / f"bad_files_{task.name}_{name}.tsv"
+        bad = dataset.check(full=task.data.check, report=report)
         if bad:
-            named = "; ".join(list(bad.values())[:NAMED])
-            notes.append(f"{len(bad)} bad files of {name} are left out: {named}{' ...' if len(bad) > NAMED else ''}")
-            if folder is not None:
-                lines = [f"{key}\t{value}" for key, value in bad.items()]
-                write_text(folder / f"bad_files_{task.name}_{name}.tsv", "\n".join(["name\treason", *lines, ""]))
+            notes.append(f"{len(bad)} bad files of {name} are left out: {name_some(bad)}")
         return dataset
 
     train = build("train", speeds=task.data.speeds, seed=seed)

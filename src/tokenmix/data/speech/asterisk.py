@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenmix.data.speech.clip import Clip, file_clip
 from tokenmix.data.speech.missing import require_folder
 from tokenmix.data.speech.splits import Splits, by_split, split_of
-from tokenmix.data.speech.texts import normalise_text
+from tokenmix.data.speech.texts import check_languages, normalise_text
 
 LANGUAGES = ("en", "es", "fr", "it", "ru")
 _SOUNDS, _DOCUMENTS = Path("/usr/share/asterisk/sounds"), Path("/usr/share/doc")
@@ -35,9 +35,7 @@ def load_asterisk(
     Raises:
         FileNotFoundError: nothing there; the message says what to install. ValueError: an unknown language.
     """
-    if not languages or isinstance(languages, str) or (unknown := set(languages) - set(LANGUAGES)):
-        found = languages if not languages or isinstance(languages, str) else sorted(unknown)
-        raise ValueError(f"languages: expected a list of {', '.join(LANGUAGES)}, found {found!r}")
+    check_languages(languages, LANGUAGES)
     packages = " ".join(f"asterisk-core-sounds-{language}{part}" for language in languages for part in ("", "-wav"))
     remedy = f"apt-get install {packages}"
     root = require_folder("asterisk", folder, remedy, _SOUNDS)

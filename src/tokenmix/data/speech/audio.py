@@ -53,7 +53,7 @@ def read_audio(source: str | os.PathLike[str] | bytes, rate: int, name: str | No
             found, promised = file.samplerate, file.frames
             samples = file.read(promised, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"{name}: expected audio that soundfile reads, found {_why(error)}") from error
+        raise AudioError(f"{name}: expected audio that soundfile reads, found {why_unreadable(error)}") from error
     if len(samples) < promised:
         raise AudioError(f"{name}: expected {promised:,} samples, found {len(samples):,}: the file is cut off")
     if missing := cut_off(source):
@@ -87,7 +87,7 @@ def audio_seconds(source: str | os.PathLike[str] | bytes, name: str | None = Non
     try:
         info = soundfile.info(io.BytesIO(source) if isinstance(source, bytes) else source)
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"{name}: expected audio that soundfile reads, found {_why(error)}") from error
+        raise AudioError(f"{name}: expected audio that soundfile reads, found {why_unreadable(error)}") from error
     if info.frames <= 0:
         raise AudioError(f"{name}: expected samples, found none")
     return float(info.frames / info.samplerate)
@@ -156,6 +156,7 @@ def _soundfile() -> Any:
     return soundfile
 
 
-def _why(error: Exception) -> str:
+def why_unreadable(error: Exception) -> str:
+    """What soundfile says of a file that it cannot read."""
     why = str(getattr(error, "error_string", error)).strip().rstrip(".")
     return "damaged data" if not why or why.startswith("File does not exist") else why  # so of MP3s without a frame

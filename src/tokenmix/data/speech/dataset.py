@@ -6,7 +6,7 @@ import csv
 import os
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from tokenmix.data.speech.audio import AudioError
 from tokenmix.data.speech.augment import Augment
 from tokenmix.data.speech.clip import Clip
 
-NAMED = 10  # bad files that an error names
+NAMED = 10  # bad files that a message names
 IGNORED = -100  # transformers' mark of a place without a label
 
 
@@ -117,7 +117,7 @@ class ClipDataset(Dataset[dict[str, Any] | None]):
         Args:
             full: decode every clip, which also finds what is cut off or holds NaN; else only those are read whose
                 header could not be.
-            report: a file to write all of them to, with tabs between name and reason.
+            report: a file to write all of them to, with tabs between name and reason; none if there are none.
 
         Returns:
             Reasons by name of the clips that are left out.
@@ -135,11 +135,10 @@ class ClipDataset(Dataset[dict[str, Any] | None]):
             except AudioError as error:
                 bad[clip.name] = str(error)
         if bad and self.strict:
-            named = "; ".join(list(bad.values())[:NAMED])
-            raise AudioError(f"{len(bad)} bad files: {named}{' ...' if len(bad) > NAMED else ''}")
+            raise AudioError(f"{len(bad)} bad files: {name_some(bad)}")
         self.clips = kept
         self.skipped |= bad
-        if report is not None:
+        if bad and report is not None:
             Path(report).parent.mkdir(parents=True, exist_ok=True)
             with Path(report).open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file, delimiter="\t").writerows([("name", "reason"), *bad.items()])
@@ -149,6 +148,16 @@ class ClipDataset(Dataset[dict[str, Any] | None]):
         if clip.name not in self.skipped:
             self.skipped[clip.name] = str(error)
             print(f"left out, {len(self.skipped)} so far: {error}", file=sys.stderr)
+
+
+def name_some(bad: Mapping[str, str]) -> str:
+    """The reasons of the first few files of `ClipDataset.check`, in a sentence.
+
+    Example:
+        >>> name_some({"a.wav": "a.wav: found an empty file"})
+        'a.wav: found an empty file'
+    """
+    return "; ".join(list(bad.values())[:NAMED]) + (" ..." if len(bad) > NAMED else "")
 
 
 def collate(items: Sequence[dict[str, Any] | None], pad_to_multiple_of: int | None = None) -> dict[str, Tensor]:

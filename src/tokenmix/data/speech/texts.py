@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _TEENS = ("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
@@ -46,6 +47,20 @@ def normalise_text(text: str, language: str = "en") -> str | None:
     kept = "".join(c if c.isalpha() or unicodedata.combining(c) or c == "'" else " " for c in text)
     words = [word.strip("'") for word in kept.split()]
     return " ".join(word for word in words if word) or None
+
+
+def check_languages(languages: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse languages that a source does not have.
+
+    Raises:
+        ValueError: none, a single text, or an unknown one.
+
+    Example:
+        >>> check_languages(["es"], ("en", "es"))
+    """
+    unknown = [] if isinstance(languages, str) else sorted(set(languages) - set(known))
+    if not languages or isinstance(languages, str) or unknown:
+        raise ValueError(f"languages: expected a list of {', '.join(known)}, found {unknown or languages!r}")
 
 
 def spell_number(digits: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenmix.data.speech.clip import Clip, file_clip
 from tokenmix.data.speech.missing import require_folder
 from tokenmix.data.speech.splits import Splits, by_split, split_of
-from tokenmix.data.speech.texts import normalise_text
+from tokenmix.data.speech.texts import check_languages, normalise_text
 
 LANGUAGES = ("be", "bg", "ca", "da", "el", "en", "es", "fr", "ro", "ru")
 _STAMPS = Path("/usr/share/tuxpaint/stamps")
@@ -39,9 +39,7 @@ def load_tuxpaint(
     Raises:
         FileNotFoundError: nothing there; the message says what to install. ValueError: an unknown language.
     """
-    if not languages or isinstance(languages, str) or (unknown := set(languages) - set(LANGUAGES)):
-        wrong = languages if not languages or isinstance(languages, str) else sorted(unknown)
-        raise ValueError(f"languages: expected a list of {', '.join(LANGUAGES)}, found {wrong!r}")
+    check_languages(languages, LANGUAGES)
     remedy = "apt-get install tuxpaint-stamps-default"
     root = require_folder("tuxpaint", folder, remedy, _STAMPS)
     walk = _listed if (root / "manifest.json").is_file() else _stamps

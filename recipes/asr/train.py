@@ -20,7 +20,15 @@ from tokenmix.models.speech import (
     build_processor,
 )
 from tokenmix.processes import in_processes
-from tokenmix.training import RunResult, TrainingConfig, claim_folder, make_console, parse_config, train_or_resume
+from tokenmix.training import (
+    RunResult,
+    TrainingConfig,
+    claim_folder,
+    make_console,
+    mixers_of,
+    parse_config,
+    train_or_resume,
+)
 from tokenmix.training.speech_config import SpeechDataConfig, SpeechTask, read_tasks
 from tokenmix.training.speech_data import TaskData, build_task_data, load_clips, task_tokenizer
 from tokenmix.training.speech_plan import OWN_KEYS, SpeechPlan, claimed_settings
@@ -59,7 +67,10 @@ class Config:
         return SpeechPlan(self.models, read_tasks(self.tasks, self.data, self.training), self.only)
 
 
-def build_data(config: Config) -> tuple[dict[str, TaskData], Any]:
+Built = tuple[dict[str, TaskData], Any]
+
+
+def build_data(config: Config) -> Built:
     """Data sets by task, and the tokenizer of all."""
     plan, rate = config.plan(), config.model.get("sampling_rate", SpeechConfig().sampling_rate)
     clips = {name: load_clips(plan.tasks[name].data, plan.tasks[name].training.seed) for name in plan.chosen}
@@ -74,9 +85,9 @@ def build_data(config: Config) -> tuple[dict[str, TaskData], Any]:
 def build_model(config: Config, name: str, tokenizer: Any) -> MixerForCTC | SambaASRForConditionalGeneration:
     """One model, its weights drawn anew."""
     fields = config.model | {key: value for key, value in config.models[name].items() if key not in OWN_KEYS}
-    letters = {letter: mixer for letter, mixer in config.mixers.items() if letter in fields.get("pattern", "")}
     special = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "bos", "eos")}
-    fields = {"mixers": letters or config.mixers, "vocab_size": len(tokenizer), **special, **fields}
+    mixers = mixers_of(config.mixers, fields["pattern"]) if "pattern" in fields else config.mixers
+    fields = {"mixers": mixers, "vocab_size": len(tokenizer), **special, **fields}
     if config.models[name].get("decoder"):
         return SambaASRForConditionalGeneration(SambaASRConfig(**fields))
     return MixerForCTC(SpeechConfig(**fields))
@@ -108,14 +119,15 @@ def compute_metrics(model: Any, data: TaskData, tokenizer: Any, batch_size: int)
     return metrics, examples
 
 
-def train_model(config: Config, name: str) -> None:
+def train_model(config: Config, name: str, built: Built | None = None) -> None:
     """Train a model on its tasks, or go on where it was stopped; what it gave is in `metrics.json` of each."""
-    data, tokenizer = build_data(config)
+    data, tokenizer = built or build_data(config)
     for task in config.plan().tasks_of(name):
         folder = Path(config.output) / name / task.name
         if RunResult.read(folder / "metrics.json") is not None:
             continue
         own = data[task.name]
+        own.train.set_epoch(0)  # where another model was trained on it before
         model = start_model(config, name, task, own, tokenizer)
         decoder, curve = bool(config.models[name].get("decoder")), CurveMetrics(tokenizer)
         quiet = {"disable_tqdm": True} if config.workers > 1 else {}
@@ -147,7 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
     plan = config.plan()
     for name in plan.chosen:
         plan.tasks[name].training.arguments(config.output)
-    data, tokenizer = build_data(config)
+    data, tokenizer = built = build_data(config)
     for name in config.models:  # a mistake in the last model must not wait until the first is trained
         with torch.device("meta"):
             build_model(config, name, tokenizer)
@@ -158,7 +170,8 @@ def main(arguments: list[str] | None = None) -> None:
             hours = sum(clip.seconds for clip in own.train.clips) / 3600
             make_console().print(f"{name}: {len(own.train):,} clips to train on, {hours:.2f} h", *own.notes, sep="; ")
     for names in plan.waves():
-        in_processes(train_model, [(config, name) for name in names], config.workers)
+        here = config.workers == 1 or len(names) == 1  # a process of its own reads the data anew
+        in_processes(train_model, [(config, name, built if here else None) for name in names], config.workers)
     if PartialState().is_main_process:
         results: dict[str, list[RunResult]] = {task: [] for task in plan.chosen}
         for task, found in results.items():

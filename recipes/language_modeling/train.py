@@ -24,6 +24,7 @@ from tokenmix.training import (
     TrainingConfig,
     claim_folder,
     make_console,
+    mixers_of,
     parse_config,
     report_text,
     score_text,
@@ -94,13 +95,7 @@ def build_model(config: Config, name: str, tokenizer: Any) -> MixerForCausalLM |
     if name in config.blocks:
         return build_blocks(config, config.blocks[name], shared, tokenizer)
     pattern = config.stacks[name]
-    return MixerForCausalLM(MixerConfig(mixers=mixers_of(config, pattern), pattern=pattern, **shared))
-
-
-def mixers_of(config: Config, pattern: str) -> dict[str, dict[str, Any]]:
-    """The mixers of a pattern; all, where it has an unknown letter, so that the error names them."""
-    unknown = set(pattern) - set(config.mixers)
-    return {letter: mixer for letter, mixer in config.mixers.items() if unknown or letter in pattern}
+    return MixerForCausalLM(MixerConfig(mixers=mixers_of(config.mixers, pattern), pattern=pattern, **shared))
 
 
 def build_blocks(
@@ -126,7 +121,7 @@ def build_blocks(
     fields = {"num_block_layers": layers // 2, "num_token_layers": layers - layers // 2} | fields
     for part in ("block", "token"):
         pattern = fields.setdefault(f"{part}_pattern", next(iter(config.mixers), ""))
-        fields[f"{part}_mixers"] = mixers_of(config, pattern)
+        fields[f"{part}_mixers"] = mixers_of(config.mixers, pattern)
     return BlockTransformerForCausalLM(BlockTransformerConfig(**shared | fields))
 
 

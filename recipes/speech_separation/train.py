@@ -33,6 +33,7 @@ from tokenmix.training import (
     TrainingConfig,
     claim_folder,
     make_console,
+    mixers_of,
     parse_config,
     print_table,
     train_or_resume,
@@ -128,10 +129,8 @@ def build_model(config: Config, name: str) -> MixerForSpeechSeparation:
     own, pattern = config.sizes.get(name, {}), config.stacks[name]
     if unknown := sorted(set(own) - set(asdict(config.model))):
         raise ValueError(f"sizes: expected keys of model for {name}, found {unknown}")
-    unknown_letters = set(pattern) - set(config.mixers)  # all mixers then, so that the error names them
-    mixers = {letter: mixer for letter, mixer in config.mixers.items() if unknown_letters or letter in pattern}
     sizes = asdict(config.model) | own | {"sampling_rate": config.data.rate}
-    return MixerForSpeechSeparation(SeparatorConfig(mixers=mixers, pattern=pattern, **sizes))
+    return MixerForSpeechSeparation(SeparatorConfig(mixers=mixers_of(config.mixers, pattern), pattern=pattern, **sizes))
 
 
 def compute_metrics(model: Any, test: Mixtures, batch_size: int) -> tuple[dict[str, float], list[float]]:
@@ -180,10 +179,8 @@ def main(arguments: list[str] | None = None) -> None:
         claim_folder(config.output, resolved)
     results = [train_stack(config, name, data) for name in config.stacks]
     if PartialState().is_main_process:
-        output, batches = (
-            Path(config.output),
-            DataLoader(data.test, config.training.batch_size, collate_fn=collate_mixtures),
-        )
+        output = Path(config.output)
+        batches = DataLoader(data.test, config.training.batch_size, collate_fn=collate_mixtures)
         baselines = {
             "mixture": score_separator(None, batches).metrics,
             "ideal ratio mask": score_ideal_masks(batches).metrics,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from rich.console import Console
 
 from tokenmix.compare.config import CompareConfig
+from tokenmix.compare.trial import Trial, run_trial
 from tokenmix.training import parse_config
 
 QUIET = Console(quiet=True)
@@ -76,3 +78,18 @@ def quality(results: dict[str, Any]) -> Any:
     runs = [{k: v for k, v in run.items() if k not in ("seconds", "folder", "command")} for run in results["runs"]]
     summary = [{k: v for k, v in row.items() if k != "seconds"} for row in results["summary"]]
     return runs, summary, results["tasks"], results["skipped"]
+
+
+class Killed(BaseException):
+    """What ends a run in its middle."""
+
+
+def kill_in_the_middle(config: CompareConfig, trial: Trial) -> None:
+    """Run up to update 7."""
+
+    def kill(step: int) -> None:
+        if step == 7:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_trial(config, trial, kill)

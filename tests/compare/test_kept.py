@@ -6,13 +6,12 @@ import json
 import shutil
 
 import pytest
-from compare_cases import MIXERS, QUIET, load, quality, quick, tiny, write
+from compare_cases import MIXERS, QUIET, kill_in_the_middle, load, quality, quick, tiny, write
 
 from tokenmix.cli import main
 from tokenmix.compare.folder import read_results
 from tokenmix.compare.plan import make_plan
 from tokenmix.compare.runner import run_comparison
-from tokenmix.compare.trial import run_trial
 
 MINE = (
     "import tokenmix\n"
@@ -197,15 +196,7 @@ def test_going_on_from_a_checkpoint_is_told(tmp_path, capsys):
     config = load(tiny(tmp_path / "out", protocol={"save_seconds": 0}), tmp_path)
     trial = make_plan(config).trials[0]
 
-    class Killed(BaseException):
-        pass
-
-    def kill(step):
-        if step == 7:
-            raise Killed
-
-    with pytest.raises(Killed):
-        run_trial(config, trial, kill)
+    kill_in_the_middle(config, trial)
     assert main(["compare", str(path), "--only", trial.name]) == 0
     told = f"{trial.name}: goes on from its checkpoint, after update "
     line = next(line for line in capsys.readouterr().out.splitlines() if told in line)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from compare_cases import QUIET, load, quality, tiny, write
+from compare_cases import QUIET, kill_in_the_middle, load, quality, tiny, write
 
 from tokenmix.cli import main
 from tokenmix.compare.config import PRESETS, CompareConfig
@@ -117,15 +117,7 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path):
     whole = run_trial(config, trial)
     config.output = str(tmp_path / "b")
 
-    class Killed(BaseException):
-        pass
-
-    def kill(step):
-        if step == 7:
-            raise Killed
-
-    with pytest.raises(Killed):
-        run_trial(config, trial, kill)
+    kill_in_the_middle(config, trial)
     assert list(trial.folder(config).glob("checkpoint-*")), "nothing was kept"
     steps = []
     resumed = run_trial(config, trial, steps.append)

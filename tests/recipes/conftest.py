@@ -1,23 +1,15 @@
-"""The recipe as a module, and a tiny run of it."""
+"""The recipe as a module, a tiny run of it, and folders that rows of expected.csv share."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from recipe_cases import TINY, TRAIN
+from recipe_cases import TINY, TRAIN, load_recipe
 
 
 @pytest.fixture(scope="session")
 def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("language_modeling_train", TRAIN)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_recipe(TRAIN)
 
 
 @pytest.fixture
@@ -27,3 +19,9 @@ def tiny(tmp_path: Path) -> list[str]:
     (tmp_path / "numbers.txt").write_text("".join(f"{i}\n" for i in range(1500)))
     files = ["--data.files", str(tmp_path / "numbers.txt")]
     return ["--config", str(tmp_path / "tiny.yaml"), *files, "--output", str(tmp_path / "run")]
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[tuple[str, str], Path]:
+    """Folders of runs by config and overrides: rows with the same command share one."""
+    return {}

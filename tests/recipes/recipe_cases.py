@@ -1,9 +1,12 @@
 """Paths, a tiny config and readers that the tests of the recipe share."""
 
 import csv
+import importlib.util
 import json
 import operator
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -26,6 +29,17 @@ model: {hidden_size: 16, num_hidden_layers: 2, dropout: 0.1}
 training: {steps: 4, batch_size: 4, warmup_steps: 2, log_steps: 2, save_steps: 50}
 prompt: "4"
 """
+
+
+def load_recipe(path: Path) -> ModuleType:
+    """A recipe's script as a module."""
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def metrics(folder: Path) -> dict[str, Any]:

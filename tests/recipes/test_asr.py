@@ -1,7 +1,5 @@
 """The speech recognition recipe on tones: what it writes, mistakes before training, bad files, and an exact resume."""
 
-import importlib.util
-import json
 import os
 import shlex
 import subprocess
@@ -14,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import image
-from recipe_cases import COMPARISONS, RECIPES, rows_of
+from recipe_cases import COMPARISONS, RECIPES, load_recipe, metrics, rows_of
 from transformers import pipeline
 
 from tokenmix.data.speech import build_ctc_tokenizer, read_audio
@@ -45,13 +43,7 @@ training: {steps: 4, batch_size: 4, learning_rate: 2.0e-3, warmup_steps: 2, log_
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("asr_recipe", FOLDER / "train.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_recipe(FOLDER / "train.py")
 
 
 @pytest.fixture
@@ -74,16 +66,6 @@ def tiny(tmp_path: Path) -> list[str]:
         *("--config", str(tmp_path / "tiny.yaml"), "--data.folder", str(clips)),
         *("--output", str(tmp_path / "run")),
     ]
-
-
-def metrics(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "metrics.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def runs() -> dict[tuple[str, str], Path]:
-    """Folders of runs by config and overrides: rows with the same command share one."""
-    return {}
 
 
 @pytest.mark.parametrize("row", rows_of("asr"))
@@ -142,6 +124,15 @@ def test_tasks_one_after_the_other_are_tasks_at_once(recipe: ModuleType, tiny: l
     recipe.main([*one, "--only", "[more]"])
     recipe.main([*one, "--output", str(tmp_path / "both")])
     ours, theirs = (_weights(tmp_path / run / "mamba" / "more") for run in ("run", "both"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_model_does_not_depend_on_those_before_it(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
+    """In one process models share the data: the second one's normaliser hears the speeds of the first epoch again."""
+    long = [*tiny, "--only", "[first]", "--training.steps", "31", "--model.normalise", "global"]
+    recipe.main(long)
+    recipe.main([*long, "--models", "{attention: {pattern: a}}", "--output", str(tmp_path / "alone")])
+    ours, theirs = (_weights(tmp_path / run / "attention" / "first") for run in ("run", "alone"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 

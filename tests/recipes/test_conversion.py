@@ -1,16 +1,14 @@
 """The conversion recipe: its rows of expected.csv, what it writes, and what it refuses before it trains."""
 
-import importlib.util
 import json
 import shlex
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from recipe_cases import COMPARISONS, RECIPES, rows_of
+from recipe_cases import COMPARISONS, RECIPES, load_recipe, rows_of
 from transformers import AutoModelForCausalLM
 
 import tokenmix.hf  # noqa: F401  # registers the classes of converted models
@@ -20,19 +18,7 @@ FOLDER = RECIPES / "conversion"
 
 @pytest.fixture(scope="module")
 def conversion() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("conversion_recipe", FOLDER / "convert.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def runs() -> dict[tuple[str, str], Path]:
-    """Folders of runs by config and overrides: rows with the same command share one."""
-    return {}
+    return load_recipe(FOLDER / "convert.py")
 
 
 @pytest.mark.parametrize("row", rows_of("conversion"))

@@ -21,12 +21,6 @@ from tokenmix.training import parse_config, score_text
 # ---- expected results
 
 
-@pytest.fixture(scope="module")
-def runs() -> dict[tuple[str, str], Path]:
-    """Folders of runs by config and overrides: rows with the same command share one."""
-    return {}
-
-
 @pytest.mark.parametrize(
     "row",
     rows_of("language_modeling"),

@@ -1,9 +1,7 @@
 """The separation recipe: its rows of expected.csv, what it writes, what it refuses, and its published config."""
 
-import importlib.util
 import json
 import shlex
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from recipe_cases import COMPARISONS, RECIPES, metrics, rows_of
+from recipe_cases import COMPARISONS, RECIPES, load_recipe, metrics, rows_of
 
 from tokenmix.models.separation import MixerForSpeechSeparation
 from tokenmix.training import parse_config
@@ -24,19 +22,7 @@ needs_fsdd = pytest.mark.skipif(not FSDD.is_dir(), reason="no copy of the Free S
 
 @pytest.fixture(scope="module")
 def separation() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("speech_separation_recipe", FOLDER / "train.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def runs() -> dict[tuple[str, str], Path]:
-    """Folders of runs by config and overrides: rows with the same command share one."""
-    return {}
+    return load_recipe(FOLDER / "train.py")
 
 
 @needs_fsdd

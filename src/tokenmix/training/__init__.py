@@ -1,6 +1,6 @@
 """What recipes share: configs, a thin Trainer, exact resume, scores and reports. Needs the extra `recipes`."""
 
-from tokenmix.training.config import parse_config
+from tokenmix.training.config import mixers_of, parse_config
 from tokenmix.training.report import RunResult, make_console, plot_losses, plot_max_logits, print_table
 from tokenmix.training.resume import claim_folder, last_complete_checkpoint, write_text
 from tokenmix.training.run import Trained, TrainingConfig, rows_per_device, train_or_resume
@@ -20,6 +20,7 @@ __all__ = [
     "claim_folder",
     "last_complete_checkpoint",
     "make_console",
+    "mixers_of",
     "parse_config",
     "plot_losses",
     "plot_max_logits",

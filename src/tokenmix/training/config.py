@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 C = TypeVar("C")
@@ -114,3 +114,14 @@ def known_keys(cls: type[Any], prefix: str = "") -> list[str]:
         if dataclasses.is_dataclass(hints[f.name]):
             keys += known_keys(hints[f.name], prefix + f.name + ".")
     return keys
+
+
+def mixers_of(mixers: Mapping[str, Any], pattern: str) -> dict[str, Any]:
+    """The mixers of a pattern; all, where it has an unknown letter, so that the error of the model names them.
+
+    Example:
+        >>> mixers_of({"a": "attention", "g": "gam"}, "aa"), mixers_of({"a": "attention", "g": "gam"}, "x")
+        ({'a': 'attention'}, {'a': 'attention', 'g': 'gam'})
+    """
+    unknown = set(pattern) - set(mixers)
+    return {letter: mixer for letter, mixer in mixers.items() if unknown or letter in pattern}

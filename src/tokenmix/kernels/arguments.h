@@ -95,3 +95,52 @@ typedef struct {
     float scale;
     int64_t threads;
 } Cache;
+
+/* The `count` points nearest to each query: by squared distance, then by index; -1 where there are no more. */
+typedef struct {
+    const float *coords; /* (rows, length, dims); dims: 1 to 3 */
+    const uint8_t *mask; /* (rows, length) or NULL */
+    const float *query;  /* (rows, queries, dims); NULL: the points themselves */
+    int64_t *index;      /* (rows, queries, count) */
+    int64_t rows, length, queries, dims, count, skip_self, threads;
+} Nearest;
+
+/* Farthest point sampling: each point is the one farthest from those before it; -1 where there are no more. */
+typedef struct {
+    const float *coords;  /* (rows, length, dims); dims: 1 to 3 */
+    const uint8_t *mask;  /* (rows, length) or NULL */
+    const int64_t *start; /* (rows): the first point, -1 where there is none */
+    int64_t *index;       /* (rows, count) */
+    int64_t rows, length, dims, count, threads;
+} Farthest;
+
+/* What the kernels on graphs return, 0 aside; BAD_INDEX where a row names a node that the graph does not have. */
+enum { NO_MEMORY = 1, BAD_INDEX = 2 };
+
+/* The 2-hop node sets of LargeGT: each node, then size - 1 of its candidates. */
+typedef struct {
+    const int64_t *indptr; /* (num_nodes + 1) */
+    const void *indices;   /* (edges) int32, or int64 if wide */
+    const int64_t *nodes;  /* (count) */
+    int64_t *out;          /* (count, size) */
+    int64_t num_nodes, count, size, seed, wide, threads;
+} TwoHop;
+
+/* As many neighbours of each node as there are places for them; what the places hold is drawn from the node's row. */
+typedef struct {
+    const int64_t *indptr;          /* (num_nodes + 1) */
+    const void *indices;            /* (edges) int32, or int64 if wide */
+    const int64_t *nodes, *offsets; /* (count), (count + 1): where the places of a node begin */
+    int64_t *out;                   /* (places) */
+    int64_t num_nodes, count, seed, hop, replace, wide, threads;
+} FanOut;
+
+/* One hop of features: y_i = left_i (right_i x_i + sum over j in row i of right_j x_j), for start <= i < stop. */
+typedef struct {
+    const int64_t *indptr;     /* (num_nodes + 1) */
+    const void *indices;       /* (edges) int32, or int64 if wide */
+    const float *x;            /* (num_nodes, features) */
+    const float *left, *right; /* (num_nodes) */
+    float *y;                  /* (num_nodes, features), apart from x */
+    int64_t num_nodes, start, stop, features, x_row, y_row, wide, threads;
+} Aggregate;

@@ -9,3 +9,5 @@
 #include "window.h"
 #include "window_backward.h"
 #include "decode.h"
+#include "points.h"
+#include "aggregate.h"

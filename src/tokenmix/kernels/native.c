@@ -1,7 +1,7 @@
 /* The CPU kernels of tokenmix: plain C behind a C interface, float32, OpenMP where there is any.
  *
  * This file holds the arguments of each kernel (mirrored in native.py), picks the widest vectors that the processor
- * has, and shares tasks among threads. The kernels themselves are in scan.h, conv.h, ssd.h, window.h and decode.h,
+ * has, and shares tasks among threads. The kernels themselves are in the other headers beside this file,
  * compiled once for each width of vectors. A task never shares a sum with another one, and partial sums are added up in
  * a fixed order: results are the same, bit for bit, for any number of threads.
  */
@@ -66,6 +66,20 @@
 #undef TILE
 #undef W
 
+/* ---------------------------------------------------------------- sampling, which needs no vectors */
+
+#define INDEX int32_t
+#define SIZED(name) name##_32
+#include "sampling.h"
+#undef SIZED
+#undef INDEX
+
+#define INDEX int64_t
+#define SIZED(name) name##_64
+#include "sampling.h"
+#undef SIZED
+#undef INDEX
+
 /* ---------------------------------------------------------------- dispatch */
 
 static int widest(void) {
@@ -117,9 +131,15 @@ EXPORT int tm_ssd_backward(const Ssd *s, const SsdGrads *g) { return PICK(ssd_ba
 EXPORT int tm_window_forward(const Window *w) { return PICK(window_forward)(w); }
 EXPORT int tm_window_backward(const Window *w, const WindowGrads *g) { return PICK(window_backward)(w, g); }
 EXPORT int tm_read_cache(const Cache *c) { return PICK(read_cache)(c); }
+EXPORT int tm_nearest_neighbours(const Nearest *n) { return PICK(nearest_neighbours)(n); }
+EXPORT int tm_farthest_points(const Farthest *f) { return PICK(farthest_points)(f); }
+EXPORT int tm_two_hop(const TwoHop *t) { return t->wide ? two_hop_64(t) : two_hop_32(t); }
+EXPORT int tm_fan_out(const FanOut *f) { return f->wide ? fan_out_64(f) : fan_out_32(f); }
+EXPORT int tm_aggregate(const Aggregate *a) { return PICK(aggregate)(a); }
 EXPORT int64_t tm_sizeof(int which) {
     static const int64_t sizes[] = {sizeof(Scan), sizeof(ScanGrads), sizeof(Conv), sizeof(ConvGrads),
                                     sizeof(Ssd),  sizeof(SsdGrads),  sizeof(Window), sizeof(WindowGrads),
-                                    sizeof(Cache)};
-    return which < 0 || which > 8 ? -1 : sizes[which];
+                                    sizeof(Cache), sizeof(Nearest), sizeof(Farthest), sizeof(TwoHop),
+                                    sizeof(FanOut), sizeof(Aggregate)};
+    return which < 0 || which > 13 ? -1 : sizes[which];
 }

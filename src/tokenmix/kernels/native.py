@@ -51,7 +51,29 @@ Cache: Any = _mirror(
     "*q *k *v *low *high *y rows heads kv_heads keys width q_row q_head k_row k_head k_time v_row v_head v_time "
     ".scale threads",
 )
-STRUCTS = (Scan, ScanGrads, Conv, ConvGrads, Ssd, SsdGrads, Window, WindowGrads, Cache)
+Nearest: Any = _mirror("Nearest", "*coords *mask *query *index rows length queries dims count skip_self threads")
+Farthest: Any = _mirror("Farthest", "*coords *mask *start *index rows length dims count threads")
+TwoHop: Any = _mirror("TwoHop", "*indptr *indices *nodes *out num_nodes count size seed wide threads")
+FanOut: Any = _mirror("FanOut", "*indptr *indices *nodes *offsets *out num_nodes count seed hop replace wide threads")
+Aggregate: Any = _mirror(
+    "Aggregate", "*indptr *indices *x *left *right *y num_nodes start stop features x_row y_row wide threads"
+)
+STRUCTS = (
+    Scan,
+    ScanGrads,
+    Conv,
+    ConvGrads,
+    Ssd,
+    SsdGrads,
+    Window,
+    WindowGrads,
+    Cache,
+    Nearest,
+    Farthest,
+    TwoHop,
+    FanOut,
+    Aggregate,
+)
 _ALONE = 1 << 15  # steps of arithmetic below which one thread is fastest
 
 

@@ -44,6 +44,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"inner": {"mixer": "sliding_window", "heads": 4, "window": 5, "rope": True}},
         {"inner": {"mixer": "gam", "slots": 16, "memory": "written"}},
     ],
+    "codebook_attention": [{"heads": 4, "codes": 16}, {"heads": 4, "codes": 16, "code_dim": 8, "bias": True}],
     "gam": [{"slots": 16}, {"slots": 16, "memory": "written"}, {"slots": 16, "causal": False}],
     "linear_attention": [{"heads": 4}, {"heads": 4, "causal": False}],
     "mamba": [{"state_size": 8}],
@@ -53,6 +54,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"group": 8, "key_size": 16, "kernel": 5, "causal": True},
         {"group": 3, "key_size": 40, "kernel": 4, "expansion": 3, "causal": True},
         {"group": 8, "key_size": 16, "kernel": 5, "causal": True, "causal_conv": False},
+    ],
+    "neighbourhood_attention": [
+        {"heads": 4},
+        {"heads": 4, "self_loops": False},
+        {"heads": 4, "edge_dim": 4, "bias": True},
     ],
 }
 

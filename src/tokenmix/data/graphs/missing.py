@@ -1,0 +1,38 @@
+"""One message for files of a graph that are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def find_folder(name: str, root: str | Path | None, inner: Sequence[str], files: Sequence[str], remedy: str) -> Path:
+    """The folder, `root` or one inside it, that holds all files of a data set.
+
+    Args:
+        name: of the data set.
+        root: where the user says it is.
+        inner: folders inside `root` that are tried after it, such as "Cora/raw".
+        files: names that must be there.
+        remedy: what would bring them.
+
+    Raises:
+        FileNotFoundError: some are missing; the message lists what was expected where, and what would mend it.
+
+    Example:
+        >>> find_folder("tiny", "/nowhere", ["raw"], ["a.npz"], "copy it there")
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: root: tiny expected a.npz in /nowhere or /nowhere/raw, found no such folder; copy it there
+    """
+    if root is None:
+        raise FileNotFoundError(f"root: {name} expected a folder with {', '.join(files)}, found none given; {remedy}")
+    places = [Path(root), *(Path(root) / folder for folder in inner)]
+    missing = {place: [file for file in files if not (place / file).is_file()] for place in places}
+    for place, absent in missing.items():
+        if not absent:
+            return place
+    nearest = min((place for place in places if place.is_dir()), key=lambda place: len(missing[place]), default=None)
+    found = "no such folder" if nearest is None else f"no {', '.join(missing[nearest])} in {nearest}"
+    expected = f"{', '.join(files)} in {' or '.join(map(str, places))}"
+    raise FileNotFoundError(f"root: {name} expected {expected}, found {found}; {remedy}")

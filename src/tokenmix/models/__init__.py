@@ -11,6 +11,8 @@ from tokenmix.models.checkpoints import from_mamba_ssm, from_transformers, renam
 from tokenmix.models.config import MixerConfig
 from tokenmix.models.fit import FITConfig, FITForCausalLM, FITModel
 from tokenmix.models.generation import generate
+from tokenmix.models.hybrid_graph import HybridGraphConfig, HybridGraphModel
+from tokenmix.models.large_gt import LargeGTConfig, LargeGTForNodeClassification, LargeGTModel
 from tokenmix.models.masked_lm import MixerForMaskedLM
 from tokenmix.models.model import MixerModel
 from tokenmix.models.question_answering import MixerForQuestionAnswering
@@ -36,6 +38,11 @@ __all__ = [
     "FITConfig",
     "FITForCausalLM",
     "FITModel",
+    "HybridGraphConfig",
+    "HybridGraphModel",
+    "LargeGTConfig",
+    "LargeGTForNodeClassification",
+    "LargeGTModel",
     "MixerCache",
     "MixerConfig",
     "MixerForCTC",

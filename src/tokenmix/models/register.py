@@ -14,10 +14,10 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForSpeechSeq2Seq,
     AutoModelForTokenClassification,
+    PreTrainedModel,
 )
 from transformers.models.auto import modeling_auto
 
-from tokenmix.models.base import MixerPreTrainedModel
 from tokenmix.models.block_transformer import (
     BlockTransformerConfig,
     BlockTransformerForCausalLM,
@@ -26,6 +26,8 @@ from tokenmix.models.block_transformer import (
 from tokenmix.models.causal_lm import MixerForCausalLM
 from tokenmix.models.config import MixerConfig
 from tokenmix.models.fit import FITConfig, FITForCausalLM, FITModel
+from tokenmix.models.hybrid_graph import HybridGraphConfig, HybridGraphModel
+from tokenmix.models.large_gt import LargeGTConfig, LargeGTModel
 from tokenmix.models.masked_lm import MixerForMaskedLM
 from tokenmix.models.model import MixerModel
 from tokenmix.models.question_answering import MixerForQuestionAnswering
@@ -42,7 +44,7 @@ from tokenmix.models.token_classification import MixerForTokenClassification
 
 # the Auto class of each model, and the dictionary in which Trainer (label smoothing), the pipelines and transformers'
 # tests look the name of its class up: registration alone does not fill it
-_Rows = tuple[tuple[Any, type[MixerPreTrainedModel], dict[str, Any]], ...]
+_Rows = tuple[tuple[Any, type[PreTrainedModel], dict[str, Any]], ...]
 _MODELS: _Rows = (
     (AutoModel, MixerModel, modeling_auto.MODEL_MAPPING_NAMES),
     (AutoModelForCausalLM, MixerForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
@@ -85,6 +87,8 @@ _SAMBA_MODELS: _Rows = (
     ),
 )
 _SEPARATORS: _Rows = ((AutoModel, MixerForSpeechSeparation, modeling_auto.MODEL_MAPPING_NAMES),)
+_LARGE_GT: _Rows = ((AutoModel, LargeGTModel, modeling_auto.MODEL_MAPPING_NAMES),)
+_HYBRID_GRAPHS: _Rows = ((AutoModel, HybridGraphModel, modeling_auto.MODEL_MAPPING_NAMES),)
 _FAMILIES: tuple[tuple[Any, _Rows], ...] = (
     (MixerConfig, _MODELS),
     (BlockTransformerConfig, _BLOCK_MODELS),
@@ -92,6 +96,8 @@ _FAMILIES: tuple[tuple[Any, _Rows], ...] = (
     (SpeechConfig, _SPEECH_MODELS),
     (SambaASRConfig, _SAMBA_MODELS),
     (SeparatorConfig, _SEPARATORS),
+    (HybridGraphConfig, _HYBRID_GRAPHS),
+    (LargeGTConfig, _LARGE_GT),
 )
 
 

@@ -127,6 +127,8 @@ def train_or_resume(
     if checkpoint is not None:
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if state.global_step >= state.max_steps:  # killed after its end; the Trainer would train one step more
+            if arguments.load_best_model_at_end and state.best_model_checkpoint is not None:
+                checkpoint = checkpoint.with_name(Path(state.best_model_checkpoint).name)
             weights = type(model).from_pretrained(checkpoint).state_dict()
             model.load_state_dict(weights)
             torch.nn.Module.to(model, arguments.device)

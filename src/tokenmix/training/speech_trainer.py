@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from tokenmix.training.epoch_sampler import EpochSampler
 from tokenmix.training.trainer import MixerTrainer
 
 
-class LengthBuckets(Sampler[int]):
+class LengthBuckets(EpochSampler):
     """Every row once an epoch, in an order where a batch holds rows of like lengths.
 
     Rows are shuffled, cut into buckets of `spread` batches, sorted by length inside a bucket and cut into batches,
@@ -40,21 +41,12 @@ class LengthBuckets(Sampler[int]):
         spread: int = 16,
         on_epoch: Callable[[int], None] | None = None,
     ) -> None:
+        super().__init__(len(lengths), seed, on_epoch=on_epoch)
         self.lengths = [int(length) for length in lengths]
-        self.batch_size, self.seed, self.spread, self.on_epoch = batch_size, seed, spread, on_epoch
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch that the next iteration is."""
-        self.epoch = epoch
-        if self.on_epoch is not None:
-            self.on_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
+        self.batch_size, self.spread = batch_size, spread
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
+        generator = self.generator()
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
         whole: list[list[int]] = []
         rest: list[list[int]] = []

@@ -1,0 +1,108 @@
+"""Nodes of a graph as batches of a model: the collator samples their neighbourhoods and fetches their features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tokenmix.ops.graph import Graph
+from tokenmix.ops.hop_features import gather_rows
+from tokenmix.ops.neighbours import sample_two_hop
+
+
+class NodeDataset(Dataset[dict[str, int]]):
+    """Ids of nodes with their labels, and the epoch, on which the samples of the collator depend.
+
+    Args:
+        nodes: (n,) ids.
+        labels: (N,) of all nodes; -100 for none.
+
+    Example:
+        >>> dataset = NodeDataset(torch.tensor([4, 2]), torch.arange(5) * 10)
+        >>> dataset.set_epoch(3)
+        >>> dataset[0]
+        {'nodes': 4, 'labels': 40, 'epoch': 3}
+    """
+
+    def __init__(self, nodes: Tensor, labels: Tensor) -> None:
+        if nodes.dim() != 1 or nodes.is_floating_point() or nodes.dtype == torch.bool:
+            raise ValueError(f"nodes: expected ids of shape (n,), found {nodes.dtype} of {tuple(nodes.shape)}")
+        if len(nodes) and not 0 <= int(nodes.min()) <= int(nodes.max()) < len(labels):
+            found = int(nodes.min()) if int(nodes.min()) < 0 else int(nodes.max())
+            raise ValueError(f"nodes: expected ids from 0 to {len(labels) - 1}, found {found}")
+        self.nodes, self.labels, self.epoch = nodes.long(), labels, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that the rows from now on belong to."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __getitem__(self, index: int) -> dict[str, int]:
+        node = int(self.nodes[index])
+        return {"nodes": node, "labels": int(self.labels[node]), "epoch": self.epoch}
+
+
+class NodeCollator:
+    """Batches of LargeGT: sampled nodes, and the hop features of those that occur, each fetched once.
+
+    What is drawn for a node depends on the seed, the epoch and the node alone: neither on its batch nor on the number
+    of workers.
+
+    Args:
+        graph: N nodes.
+        size: nodes a sequence, the target counted; 1 samples nothing.
+        features: (N, hops + 1, F) of `hop_features`, which may be memory-mapped; None where the model has the graph in
+            memory (`attach`).
+        positions: (N, p) positional encodings.
+        seed: of the samples.
+        resample: draw anew in every epoch; else once for all, as published.
+
+    Example:
+        >>> graph = Graph.from_edges(torch.tensor([[0, 1], [1, 2]]), 3, undirected=True)
+        >>> collate = NodeCollator(graph, size=3, features=torch.arange(6.0).view(3, 1, 2))
+        >>> batch = collate([{"nodes": 1, "labels": 0, "epoch": 0}])
+        >>> batch["places"].shape, batch["features"].shape, batch["nodes"].tolist(), batch["labels"].tolist()
+        (torch.Size([1, 3]), torch.Size([2, 1, 2]), [1], [0])
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        size: int,
+        *,
+        features: Tensor | None = None,
+        positions: Tensor | None = None,
+        seed: int = 0,
+        resample: bool = False,
+    ) -> None:
+        for name, value in (("features", features), ("positions", positions)):
+            if value is not None and len(value) != graph.num_nodes:
+                raise ValueError(f"{name}: expected {graph.num_nodes} rows, one a node, found {len(value)}")
+        self.graph, self.size, self.features, self.positions = graph, size, features, positions
+        self.seed, self.resample = seed, resample
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """A batch of `LargeGTForNodeClassification`."""
+        nodes = torch.tensor([item["nodes"] for item in items])
+        epoch = items[0].get("epoch", 0) if self.resample else 0
+        batch = self.sample(nodes, epoch)
+        if "labels" in items[0]:
+            batch["labels"] = torch.tensor([item["labels"] for item in items])
+        return batch
+
+    def sample(self, nodes: Tensor, epoch: int = 0) -> dict[str, Tensor]:
+        """The inputs for (B,) ids, without labels."""
+        places = sample_two_hop(self.graph, nodes, self.size, seed=(self.seed << 20) + epoch)
+        batch = {"places": places, "nodes": nodes}
+        if self.features is not None:
+            used, batch["places"] = places.unique(return_inverse=True)
+            batch["features"] = gather_rows(self.features, used)
+        if self.positions is not None:
+            batch["positions"] = gather_rows(self.positions, nodes)
+        return batch

@@ -1,0 +1,75 @@
+"""Batches of nodes: the same for any workers, any batch, and the epoch that it is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from tokenmix.data.node_batches import NodeCollator, NodeDataset
+from tokenmix.ops.graph import Graph
+from tokenmix.ops.hop_features import hop_features
+
+NODES = 60
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return Graph.from_edges(torch.randint(NODES, (2, 300), generator=torch.Generator().manual_seed(0)), NODES)
+
+
+def tokens_of(batch: dict[str, Tensor]) -> Tensor:
+    """(B, K, hops + 1, F), however the batch shares nodes."""
+    return batch["features"][batch["places"]]
+
+
+def gather(graph: Graph, features: Tensor, batch_size: int, workers: int, epoch: int, resample: bool) -> Tensor:
+    dataset = NodeDataset(torch.arange(5, 45), torch.arange(NODES))
+    dataset.set_epoch(epoch)
+    collate = NodeCollator(graph, 9, features=features, seed=4, resample=resample)
+    loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate)
+    return torch.cat([tokens_of(batch) for batch in loader])
+
+
+def test_samples_depend_on_neither_workers_nor_batches(graph: Graph) -> None:
+    features = hop_features(graph, torch.randn(NODES, 3, generator=torch.Generator().manual_seed(1)), 2)
+    whole = gather(graph, features, 40, 0, epoch=2, resample=True)
+    for batch_size, workers in ((7, 0), (7, 1), (16, 2)):
+        assert torch.equal(gather(graph, features, batch_size, workers, epoch=2, resample=True), whole)
+
+
+def test_epochs_draw_anew_where_they_should(graph: Graph) -> None:
+    features = hop_features(graph, torch.randn(NODES, 3, generator=torch.Generator().manual_seed(1)), 2)
+    first, second = (gather(graph, features, 40, 0, epoch=epoch, resample=True) for epoch in (0, 1))
+    assert not torch.equal(first, second)
+    assert torch.equal(first[:, 0], second[:, 0])  # the nodes themselves
+    first, second = (gather(graph, features, 40, 0, epoch=epoch, resample=False) for epoch in (0, 1))
+    assert torch.equal(first, second)
+
+
+def test_tokens_are_the_hop_features_of_the_sampled_nodes(graph: Graph) -> None:
+    features = torch.arange(NODES * 2.0).view(NODES, 1, 2)
+    positions = torch.arange(NODES * 4.0).view(NODES, 4)
+    batch = NodeCollator(graph, 6, features=features, positions=positions).sample(torch.tensor([9, 9, 31]))
+    drawn = NodeCollator(graph, 6).sample(torch.tensor([9, 9, 31]))["places"]
+    assert drawn[:, 0].tolist() == [9, 9, 31]
+    assert torch.equal(tokens_of(batch), features[drawn])
+    assert torch.equal(batch["positions"], positions[[9, 9, 31]])
+    assert len(batch["features"]) == len(drawn.unique())
+
+
+def test_labels_come_along(graph: Graph) -> None:
+    labels = torch.full((NODES,), -100)
+    labels[3] = 2
+    dataset = NodeDataset(torch.tensor([3, 4]), labels)
+    assert NodeCollator(graph, 2)([dataset[0], dataset[1]])["labels"].tolist() == [2, -100]
+
+
+def test_bad_input_is_named(graph: Graph) -> None:
+    with pytest.raises(ValueError, match="features: expected 60 rows, one a node, found 59"):
+        NodeCollator(graph, 3, features=torch.zeros(59, 1, 2))
+    with pytest.raises(ValueError, match="nodes: expected ids from 0 to 4, found 5"):
+        NodeDataset(torch.tensor([1, 5]), torch.zeros(5))
+    with pytest.raises(ValueError, match="nodes: expected ids of shape"):
+        NodeDataset(torch.tensor([1.0]), torch.zeros(5))

@@ -1,0 +1,302 @@
+"""LargeGT against its equations written with loops, its receptive field, its codebook, and bad input."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tokenmix.data.node_batches import NodeCollator
+from tokenmix.models.large_gt import LargeGTConfig, LargeGTForNodeClassification, LargeGTModel
+from tokenmix.ops.graph import Graph
+from tokenmix.ops.hop_features import hop_features
+
+NODES, FEATURES = 24, 5
+
+
+def random_graph(nodes: int = NODES, edges: int = 40, seed: int = 0) -> Graph:
+    generator = torch.Generator().manual_seed(seed)
+    return Graph.from_edges(torch.randint(nodes, (2, edges), generator=generator), nodes, undirected=True)
+
+
+def path_graph(nodes: int) -> Graph:
+    return Graph.from_edges(torch.stack([torch.arange(nodes - 1), torch.arange(1, nodes)]), nodes, undirected=True)
+
+
+def build(mode: str = "full", **changes: object) -> LargeGTForNodeClassification:
+    torch.manual_seed(0)
+    fields = {
+        "num_features": FEATURES, "num_nodes": NODES, "num_labels": 3, "mode": mode, "sample_size": 7, "hidden_size": 8,
+        "num_attention_heads": 2, "position_size": 4, "code_size": 6, "codes": 5, "initializer_range": 0.4,
+    }  # fmt: skip
+    return LargeGTForNodeClassification(LargeGTConfig(**{**fields, **changes}))
+
+
+def inputs(graph: Graph, features: Tensor, positions: Tensor | None, nodes: Tensor, size: int = 7) -> dict[str, Tensor]:
+    hops = hop_features(graph, features, 2)
+    return NodeCollator(graph, size, features=hops, positions=positions).sample(nodes)
+
+
+@pytest.fixture
+def batch() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(NODES, FEATURES, generator=generator)
+    positions = torch.randn(NODES, 4, generator=generator)
+    return inputs(random_graph(), features, positions, torch.tensor([3, 17, 8, 3, 21]))
+
+
+def naive_local(model: LargeGTModel, batch: dict[str, Tensor]) -> Tensor:
+    """The local half by loops in float64, with the paper's readout, whose score of the target is added to all."""
+    half, first, dim = model.local_half, model.first, model.config.hidden_size
+    weight = {name: value.double() for name, value in half.state_dict().items()}
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ weight[f"{name}.weight"].t() + weight.get(f"{name}.bias", torch.zeros((), dtype=torch.float64))
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        spread = (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+        return (x - x.mean(-1, keepdim=True)) / spread * weight[f"{name}.weight"] + weight[f"{name}.bias"]
+
+    results = []
+    for row in batch["places"]:
+        raw = torch.stack([batch["features"][place, hop] for place in row for hop in range(3)]).double()
+        z = raw @ first.token_in.weight.double().t() + first.token_in.bias.double()
+        x = linear(linear(z.relu(), "token_out"), "local_in")
+        q, k, v = linear(norm(x, "norm"), "qkv_proj").chunk(3, dim=1)
+        heads = []
+        for head in range(model.config.num_attention_heads):
+            own = slice(head * dim, (head + 1) * dim)
+            heads.append((q[:, own] @ k[:, own].t() / dim**0.5).softmax(1) @ v[:, own])
+        y = norm(linear(x, "residual") + linear(torch.cat(heads, 1), "o_proj"), "out_norm")
+        scores = torch.stack([weight["readout.weight"][0] @ y[j] + 5.0 * y[0].sum() for j in range(1, len(y))])
+        results.append(y[0] + sum(a * y[j] for j, a in enumerate(scores.softmax(0), start=1)))
+    return torch.stack(results)
+
+
+def test_the_local_half_is_its_equation(batch: dict[str, Tensor]) -> None:
+    model = build("local").model.eval()
+    found = model(**{key: batch[key] for key in ("places", "nodes", "features")}).last_hidden_state
+    torch.testing.assert_close(found.double(), naive_local(model, batch), atol=2e-5, rtol=1e-4)
+
+
+def test_sampled_nodes_have_no_order_and_the_target_is_not_one_of_them(batch: dict[str, Tensor]) -> None:
+    model = build("local").eval()
+    kept = {key: batch[key] for key in ("nodes", "features")}
+    whole = model(batch["places"], **kept).logits
+    order = torch.tensor([0, 5, 3, 1, 6, 2, 4])
+    torch.testing.assert_close(model(batch["places"][:, order], **kept).logits, whole, atol=1e-5, rtol=1e-5)
+    other = model(batch["places"][:, [1, 0, 2, 3, 4, 5, 6]], **kept).logits
+    assert (other - whole).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("mode", ["local", "full"])
+def test_a_node_reaches_exactly_four_hops(mode: str) -> None:
+    """On a path, with a sample that holds all of both hops: features four hops away change the output, five never."""
+    nodes, target = 13, 6
+    graph, size = path_graph(nodes), 40
+    model = build(mode, num_nodes=nodes, sample_size=size, position_size=0).eval()
+    with torch.no_grad():  # codes that read features: as trained, but for the numbers
+        model.train()
+        model(**inputs(graph, torch.randn(nodes, FEATURES), None, torch.arange(nodes), size))
+        model.eval()
+    features = torch.randn(nodes, FEATURES)
+    before = model(**inputs(graph, features, None, torch.tensor([target]), size)).logits
+    for node in range(nodes):
+        changed = features.clone()
+        changed[node] += 1.0
+        after = model(**inputs(graph, changed, None, torch.tensor([target]), size)).logits
+        if abs(node - target) <= 4:
+            assert not torch.equal(before, after), f"{abs(node - target)} hops away"
+        else:
+            assert torch.equal(before, after), f"{abs(node - target)} hops away"
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_graph_in_memory_gives_what_stored_hop_features_give(sparse: bool) -> None:
+    graph = random_graph()
+    features = (torch.rand(NODES, FEATURES, generator=torch.Generator().manual_seed(2)) > 0.6).float()
+    positions, nodes = torch.randn(NODES, 4), torch.tensor([4, 9, 23, 0])
+    stored, attached = build(dropout=0.0, local_dropout=0.0), build(dropout=0.0, local_dropout=0.0)
+    attached.attach(graph, features.to_sparse_csr() if sparse else features)
+    for model in (stored, attached):
+        torch.manual_seed(5)  # of the first codes
+        model.train()(**inputs(graph, features, positions, torch.arange(NODES)))
+        model.eval()
+    labels = torch.tensor([0, 2, -100, 1])
+    first = stored(**inputs(graph, features, positions, nodes), labels=labels)
+    second = attached(**NodeCollator(graph, 7, positions=positions).sample(nodes), labels=labels)
+    torch.testing.assert_close(first.logits, second.logits, atol=2e-5, rtol=1e-4)
+    first.loss.backward(), second.loss.backward()
+    for (name, one), two in zip(stored.named_parameters(), attached.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, atol=2e-5, rtol=1e-3, msg=name)
+
+
+def test_kept_products_follow_the_weights() -> None:
+    graph, features = random_graph(), torch.randn(NODES, FEATURES)
+    model, nodes = build("local").eval(), torch.tensor([1, 2])
+    model.attach(graph, features)
+    batch = NodeCollator(graph, 7).sample(nodes)
+    with torch.no_grad():
+        before = model(**batch).logits
+        assert torch.equal(model(**batch).logits, before)
+        model.model.first.token_in.weight.mul_(2.0)
+        after = model(**batch).logits
+        model.model.first._kept = None
+        assert not torch.equal(before, after)
+        assert torch.equal(model(**batch).logits, after)
+
+
+def test_the_global_half_is_attention_over_all_nodes_each_replaced_by_its_code(batch: dict[str, Tensor]) -> None:
+    half = build("global").model.global_half
+    generator = torch.Generator().manual_seed(3)
+    z = torch.randn(NODES, 8, generator=generator)
+    positions = torch.randn(NODES, 4, generator=generator)
+    half.train()
+    half(z, torch.arange(NODES), positions)
+    half.eval()
+    codes = half.node_codes.codes.long()
+    assert (codes >= 0).all()
+    q = half.query(z, positions)
+    replaced = half.quantiser.codebook()[codes]  # (N, code_size + position_size)
+    keys, values = half.k_proj(replaced), half.v_proj(replaced[:, :6])
+    heads = []
+    for head in range(2):
+        own = slice(8 * head, 8 * head + 8)
+        heads.append((half.q_proj(q)[:, own] @ keys[:, own].t() / 8**0.5).softmax(1) @ values[:, own])
+    torch.testing.assert_close(half.read(q), torch.cat(heads, 1), atol=1e-5, rtol=1e-5)
+
+
+def test_training_moves_codes_and_codes_of_the_batch_alone_and_eval_none(batch: dict[str, Tensor]) -> None:
+    model = build().train()
+    model(**batch)
+    half = model.model.global_half
+    assigned = set((half.node_codes.codes >= 0).nonzero().flatten().tolist())
+    assert assigned == {3, 8, 17, 21}
+    assert int(half.node_codes.counts().sum()) == 4
+    before = {name: value.clone() for name, value in half.named_buffers()}
+    model(**batch)
+    assert not torch.equal(half.quantiser.codebook(), half.quantiser.codebook() * 0 + before_book(before, half))
+    model.eval()
+    still = {name: value.clone() for name, value in half.named_buffers()}
+    model(**batch)
+    for name, value in half.named_buffers():
+        assert torch.equal(value, still[name]), name
+
+
+def before_book(before: dict[str, Tensor], half: torch.nn.Module) -> Tensor:
+    other = copy.deepcopy(half)
+    other.load_state_dict({**other.state_dict(), **before})
+    return other.quantiser.codebook()
+
+
+def test_nodes_that_were_no_targets_get_codes_when_asked(batch: dict[str, Tensor]) -> None:
+    model = build().train()
+    model(**batch)
+    model.eval()
+    graph, features = random_graph(), torch.randn(NODES, FEATURES)
+    book = model.model.global_half.quantiser.codebook().clone()
+    model.model.assign_codes(**inputs(graph, features, torch.randn(NODES, 4), torch.arange(NODES)))
+    assert int(model.model.global_half.node_codes.counts().sum()) == NODES
+    assert torch.equal(model.model.global_half.quantiser.codebook(), book)
+
+
+def test_the_published_start_gives_every_node_a_random_code_and_lets_codes_die(batch: dict[str, Tensor]) -> None:
+    faithful, ours = build(vq_init="normal", codes=64), build(codes=64)
+    assert faithful.config.vq_restart is None
+    assert ours.config.vq_restart == 0.01
+    assert int(faithful.model.global_half.node_codes.counts().sum()) == NODES
+    assert int(ours.model.global_half.node_codes.counts().sum()) == 0
+    faithful.train()(**batch), ours.train()(**batch)
+    longest = [model.model.global_half.quantiser.codebook().norm(dim=1).max() for model in (faithful, ours)]
+    assert longest[0] > 1e4
+    assert longest[1] < 100
+
+
+@pytest.mark.parametrize("mode", ["full", "local", "global"])
+def test_every_parameter_that_trains_gets_a_gradient(mode: str, batch: dict[str, Tensor]) -> None:
+    model = build(mode).train()
+    if mode == "local":
+        batch.pop("positions")
+    model(**batch, labels=torch.tensor([0, 1, 2, 0, 1])).loss.backward()
+    model.zero_grad()  # the second step: in the first one, every code is a node of the batch
+    model(**batch, labels=torch.tensor([0, 1, 2, 0, 1])).loss.backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            if not name.endswith("bias"):
+                assert parameter.grad.abs().max() > 0, name
+        else:
+            assert "first" in name
+
+
+def test_a_batch_of_one_and_labels_that_are_missing(batch: dict[str, Tensor]) -> None:
+    model = build().train()
+    one = {key: value[:1] if key != "features" else value for key, value in batch.items()}
+    output = model(**one, labels=torch.tensor([-100]))
+    assert output.logits.shape == (1, 3)
+    assert output.loss == 0
+    assert output.logits.isfinite().all()
+    whole = model.eval()(**batch, labels=torch.tensor([0, -100, 2, -100, 1]))
+    expected = torch.nn.functional.cross_entropy(whole.logits[[0, 2, 4]], torch.tensor([0, 2, 1]))
+    torch.testing.assert_close(whole.loss, expected)
+
+
+def test_saved_and_loaded_it_is_the_same_with_its_codes(batch: dict[str, Tensor], tmp_path: Path) -> None:
+    model = build().train()
+    model(**batch)
+    model.eval().save_pretrained(tmp_path)
+    other = LargeGTForNodeClassification.from_pretrained(tmp_path).eval()
+    assert torch.equal(model(**batch).logits, other(**batch).logits)
+    for (name, one), two in zip(model.named_buffers(), other.buffers(), strict=True):
+        assert torch.equal(one, two), name
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"places": torch.zeros(5, 7)}, "places: expected integers"),
+        ({"places": torch.full((5, 7), 99)}, "places: expected numbers from 0 to"),
+        ({"places": torch.zeros(4, 7, dtype=torch.int64)}, r"places: expected shape \(B, K\) with B=5"),
+        ({"nodes": torch.full((5,), NODES)}, f"nodes: expected numbers from 0 to {NODES - 1}, found {NODES}"),
+        ({"nodes": torch.tensor([0, 1, 2, 3, -1])}, "nodes: expected numbers from 0 .* found -1"),
+        ({"features": torch.zeros(9, 2, FEATURES)}, "features: expected shape"),
+        ({"features": None}, "features: expected hop features, or a graph"),
+        ({"positions": None}, "positions: expected shape"),
+        ({"positions": torch.zeros(5, 3)}, "positions: expected shape"),
+        ({"labels": torch.tensor([0, 1, 2, 3, 0])}, "labels: expected -100, or 0 to 2, found 3"),
+        ({"labels": torch.zeros(4, dtype=torch.int64)}, "labels: expected int64 of shape"),
+    ],
+)
+def test_bad_input_is_named(batch: dict[str, Tensor], change: dict[str, Tensor | None], expected: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=expected):
+        build()(**{**batch, **change})
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"mode": "both"}, "mode: expected one of full, local, global"),
+        ({"vq_init": "zeros"}, "vq_init: expected"),
+        ({"hidden_size": 0}, "hidden_size: expected a positive integer"),
+        ({"hops": -1}, "hops: expected 0 or more"),
+        ({"dropout": 1.0}, "dropout: expected a probability"),
+        ({"vq_decay": 1.0}, "vq_decay: expected a number between"),
+        ({"hiden_size": 4}, "hiden_size: not a field"),
+        ({"sample_size": 1, "hops": 0}, "sample_size, hops: expected more than one token"),
+    ],
+)
+def test_bad_settings_are_named(fields: dict[str, object], expected: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=expected):
+        LargeGTConfig(**fields)
+
+
+def test_a_graph_of_another_size_is_refused() -> None:
+    model = build()
+    with pytest.raises(ValueError, match="graph: expected num_features=5, found 4"):
+        model.attach(random_graph(), torch.zeros(NODES, 4))
+    with pytest.raises(ValueError, match=r"features: expected shape \(24, F\), found \(23, 5\)"):
+        model.attach(random_graph(), torch.zeros(23, 5))

@@ -14,10 +14,11 @@ from rich.table import Table
 
 # distribution, what it adds, how to get it
 OPTIONAL_PACKAGES = (
-    ("torch-geometric", "graphs: Layout.from_pyg", "pip install 'tokenmix[graphs]'"),
-    ("torchaudio", "speech recipes (not in this version)", "pip install 'tokenmix[speech]'"),
-    ("soundfile", "speech recipes (not in this version)", "pip install 'tokenmix[speech]'"),
-    ("jiwer", "speech recipes (not in this version)", "pip install 'tokenmix[speech]'"),
+    ("torch-geometric", "graphs: Layout.from_pyg, baselines of node classification", "pip install 'tokenmix[graphs]'"),
+    ("scipy", "graphs: positional encodings, files of Matlab", "pip install 'tokenmix[graphs]'"),
+    ("torchaudio", "speech: mel features, resampling", "pip install 'tokenmix[speech]'"),
+    ("soundfile", "speech: audio files", "pip install 'tokenmix[speech]'"),
+    ("jiwer", "speech: error rates", "pip install 'tokenmix[speech]'"),
     ("jsonargparse", "recipes: configs and the command line", "pip install 'tokenmix[recipes]'"),
     ("accelerate", "recipes: the Trainer", "pip install 'tokenmix[recipes]'"),
     ("datasets", "recipes: data sets from the hub", "pip install 'tokenmix[recipes]'"),

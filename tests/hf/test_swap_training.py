@@ -14,7 +14,7 @@ from swap_cases import DECODERS, assert_close, build, randomize, tokens
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainingArguments
 
-from tokenmix import list_mixers
+from tokenmix import Layout, list_mixers
 from tokenmix.hf import lora_targets, swap_mixers, swapped_mixers
 from tokenmix.mixer import TokenMixer, build_mixer
 
@@ -190,7 +190,8 @@ def test_no_lora_target_is_read_as_a_weight(mixer: str) -> None:
     called = set()
     for name in made.lora_targets:
         made.get_submodule(name).register_forward_hook(lambda *_, name=name: called.add(name))
-    made(torch.randn(1, 3, 32))
+    layout = Layout(edges=torch.tensor([[0, 1], [1, 2]])) if "edges" in made.needs else None
+    made(torch.randn(1, 3, 32), layout)
     assert called == set(made.lora_targets) != set()
 
 

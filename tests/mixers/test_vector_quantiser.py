@@ -317,3 +317,15 @@ def test_wrong_vectors_are_refused_before_anything_changes() -> None:
     with pytest.raises(ValueError, match=r"mask: expected bool of shape \(4,\), found torch.bool of \(3,\)"):
         quantiser.update(torch.zeros(4, 2), torch.ones(3, dtype=torch.bool))
     assert all(torch.equal(value, before[name]) for name, value in quantiser.state_dict().items())
+
+
+def test_in_float64_it_learns_as_in_float32():
+    wide, narrow = (VectorQuantiser(codes=6, dim=3) for _ in range(2))
+    wide.double()
+    batch = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    for quantiser, x in ((wide, batch.double()), (narrow, batch)):
+        torch.manual_seed(0)
+        quantiser.update(x)
+        quantiser.update(x * 1.5)
+    assert wide.codebook().dtype == torch.float64
+    torch.testing.assert_close(wide.codebook().float(), narrow.codebook(), atol=1e-4, rtol=1e-4)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenmix.ops import similarity_graph
+from tokenmix.ops import similarity_scores
 from tokenmix.ops.code_sets import CodeSets
 from tokenmix.ops.similarity_graph import SimilarityRule
 
@@ -52,7 +52,7 @@ def dense(graph, weights):
 @pytest.fixture(params=[None, 70], ids=["one block", "small blocks"], autouse=True)
 def blocks(request, monkeypatch):
     if request.param:
-        monkeypatch.setattr(similarity_graph, "_BLOCK", request.param)
+        monkeypatch.setattr(similarity_scores, "BLOCK", request.param)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.7, 1.0])
@@ -155,7 +155,7 @@ def test_the_most_alike(most):
 
 
 def test_a_drawn_quantile_is_near(monkeypatch):
-    monkeypatch.setattr(similarity_graph, "_PAIRS", 200_000)
+    monkeypatch.setattr(similarity_scores, "PAIRS", 200_000)
     x, codes = rows(80, width=3)
     exact, drawn, again, other = (
         SimilarityRule.fit(x, codes, exact=exact, seed=seed).threshold
@@ -168,10 +168,10 @@ def test_a_drawn_quantile_is_near(monkeypatch):
 def test_memory_grows_with_the_block_only(monkeypatch):
     """No tensor of all pairs: the largest score block that is asked for."""
     sizes = []
-    right = similarity_graph._Rows.block
-    monkeypatch.setattr(similarity_graph, "_BLOCK", 5000)
+    right = similarity_scores.ScoredRows.block
+    monkeypatch.setattr(similarity_scores, "BLOCK", 5000)
     monkeypatch.setattr(
-        similarity_graph._Rows, "block", lambda *a: sizes.append((a[3] - a[2]) * (len(a[1]) - a[4])) or right(*a)
+        similarity_scores.ScoredRows, "block", lambda *a: sizes.append((a[3] - a[2]) * (len(a[1]) - a[4])) or right(*a)
     )
     x, codes = rows(400)
     rule = SimilarityRule.fit(x, codes)

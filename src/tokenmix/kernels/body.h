@@ -10,4 +10,5 @@
 #include "window_backward.h"
 #include "decode.h"
 #include "points.h"
+#include "farthest.h"
 #include "aggregate.h"

@@ -1,4 +1,4 @@
-/* Points in space, up to three coordinates: nearest neighbours and farthest point sampling.
+/* Points in space, up to three coordinates: nearest neighbours; farthest point sampling is in farthest.h.
  *
  * Distances are squared, in float64, ((dx dx + dy dy) + dz dz) with every product and sum rounded by itself: plain torch
  * gives the same bits, so both paths break ties alike, by the lower index.
@@ -18,8 +18,6 @@
 #define search_tree NAME(search_tree)
 #define nearest_row NAME(nearest_row)
 #define nearest_neighbours NAME(nearest_neighbours)
-#define farthest_row NAME(farthest_row)
-#define farthest_points NAME(farthest_points)
 #define LANES (W / 2)
 
 #ifndef LEAF
@@ -264,53 +262,5 @@ static int nearest_neighbours(const Nearest *g) {
     int failed = 0;
 #pragma omp parallel for num_threads((int)g->threads) if (apart) schedule(dynamic) reduction(+ : failed)
     for (int64_t row = 0; row < g->rows; row++) failed += nearest_row(g, row, apart ? 1 : g->threads);
-    return failed != 0;
-}
-
-/* Farthest point sampling of one row; padded and chosen points have distance -1. */
-static int farthest_row(const Farthest *f, int64_t row) {
-    const int64_t padded = (f->length + LANES - 1) / LANES * LANES;
-    double *at = calloc(padded * 4, sizeof(double)), *far = at + 3 * padded;
-    if (!at) return 1;
-    const float *coords = f->coords + row * f->length * f->dims;
-    for (int64_t i = 0; i < padded; i++) {
-        const int real = i < f->length && !(f->mask && !f->mask[row * f->length + i]);
-        far[i] = real ? INFINITY : -1;
-        for (int a = 0; a < f->dims && real; a++) at[a * padded + i] = coords[i * f->dims + a];
-    }
-    int64_t *chosen = f->index + row * f->count, last = f->start[row];
-    for (int64_t step = 0; step < f->count; step++) {
-        chosen[step] = last;
-        if (last < 0) continue;
-        far[last] = -1;
-        const double x = at[last], y = at[padded + last], z = at[2 * padded + last];
-        vd most = (vd){} - 1;
-        vl where = {}, here = {};
-        for (int lane = 0; lane < LANES; lane++) here[lane] = lane;
-        for (int64_t i = 0; i < padded; i += LANES, here += LANES) {
-            vd before;
-            memcpy(&before, far + i, sizeof before);
-            const vd d = distances(at + i, at + padded + i, at + 2 * padded + i, x, y, z);
-            const vl nearer = d < before;
-            const vd now = (vd)(((vl)d & nearer) | ((vl)before & ~nearer));
-            memcpy(far + i, &now, sizeof now);
-            const vl farther = now > most;
-            most = (vd)(((vl)now & farther) | ((vl)most & ~farther));
-            where = (here & farther) | (where & ~farther);
-        }
-        double top = -1;
-        last = -1;
-        for (int lane = 0; lane < LANES; lane++)
-            if (most[lane] > top || (most[lane] == top && top >= 0 && where[lane] < last))
-                top = most[lane], last = where[lane];
-    }
-    free(at);
-    return 0;
-}
-
-static int farthest_points(const Farthest *f) {
-    int failed = 0;
-#pragma omp parallel for num_threads((int)f->threads) if (f->threads > 1) schedule(dynamic) reduction(+ : failed)
-    for (int64_t row = 0; row < f->rows; row++) failed += farthest_row(f, row);
     return failed != 0;
 }

@@ -149,7 +149,7 @@ class VectorQuantiser(nn.Module):
             ValueError, TypeError: another width, shape or type; NaN or infinity among the real vectors.
         """
         self._check(q, mask)
-        rows = q.detach().to(torch.float32)
+        rows = q.detach().to(self.mean.dtype)
         rows = rows.reshape(-1, self.dim) if mask is None else rows[mask]
         assigned = self._update(rows) if self.training else self.assign(rows)
         if mask is None:
@@ -207,7 +207,7 @@ class VectorQuantiser(nn.Module):
         return mean, squares / total
 
     def _normalise(self, q: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        return (q.detach().to(torch.float32) - mean) * (variance + self.eps).rsqrt()
+        return (q.detach().to(mean.dtype) - mean) * (variance + self.eps).rsqrt()
 
     def _nearest(self, z: Tensor) -> Tensor:
         """(..., dim) -> (...): argmin_m |z - code_m|^2 = argmin_m |code_m|^2 / 2 - z . code_m, in blocks."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from tokenmix.ops.code_sets import CodeSets, overlaps
+from tokenmix.ops.code_sets import CodeSets
 from tokenmix.ops.graph import Graph
 from tokenmix.ops.points import smallest
+from tokenmix.ops.similarity_scores import BLOCK, ScoredRows, blocks, drawn_quantile, exact_quantile
 
 Codes = CodeSets | Sequence[Collection[int]] | tuple[Tensor, Tensor]
-_BLOCK = 1 << 22  # scores that are held at once
 _EXACT_ROWS = 20_000  # up to so many rows, the quantile is taken over every pair
-_PAIRS = 4_000_000  # pairs that are drawn where it is estimated
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +95,7 @@ class SimilarityRule:
         rows = rule._rows("", features, codes)
         if exact is None:
             exact = len(x) <= _EXACT_ROWS
-        threshold = _exact_quantile(rows, quantile) if exact else _drawn_quantile(rows, quantile, seed)
+        threshold = exact_quantile(rows, quantile) if exact else drawn_quantile(rows, quantile, seed)
         return cls(mean, std, threshold, alpha)
 
     def scores(
@@ -175,7 +174,7 @@ class SimilarityRule:
         edges = graph.edges()
         once = edges[0] < edges[1]
         pairs, scores = [edges[:, once]], [weights[once]]
-        for low, block in _blocks(rows, new, half=False):
+        for low, block in blocks(rows, new, half=False):
             found = (block > _down(self.threshold)).nonzero().T
             pairs.append(found + torch.tensor([[low], [len(rows)]]))
             scores.append(block[found[0], found[1]])
@@ -184,7 +183,7 @@ class SimilarityRule:
             torch.cat([*pairs, among + len(rows)], 1), torch.cat([*scores, among_scores]), len(rows) + len(new)
         )
 
-    def _rows(self, prefix: str, features: Tensor, codes: Codes | None) -> _Rows:
+    def _rows(self, prefix: str, features: Tensor, codes: Codes | None) -> ScoredRows:
         _check_features(f"{prefix}features", features)
         if features.shape[1] != len(self.mean):
             raise ValueError(
@@ -198,48 +197,13 @@ class SimilarityRule:
             raise ValueError(f"{prefix}codes: expected {len(features)} sets, one a row, found {len(sets)}")
         z = (features.double() - self.mean) / self.std
         length = z.norm(dim=1, keepdim=True)
-        return _Rows(torch.where(length > 0, z / length, 0.0), sets, self.alpha)
+        return ScoredRows(torch.where(length > 0, z / length, 0.0), sets, self.alpha)
 
 
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """Rows of length 1 or 0, and their codes."""
-
-    unit: Tensor
-    codes: CodeSets | None
-    alpha: float
-
-    def __len__(self) -> int:
-        return len(self.unit)
-
-    def block(self, others: _Rows, low: int, high: int, first: int) -> Tensor:
-        """(high - low, M - first) float32: rows low to high with the others from `first` on."""
-        scores = (self.unit[low:high] @ others.unit[first:].T).clamp_(-1, 1).mul_(self.alpha)
-        if self.codes is not None and others.codes is not None:
-            shared = overlaps(self.codes, others.codes, low, high, first)
-            scores.add_(shared, alpha=1 - self.alpha)
-        return scores.float()
-
-    def pairs(self, i: Tensor, j: Tensor) -> Tensor:
-        """(n,) float32: S of pairs of rows."""
-        scores = (self.unit[i] * self.unit[j]).sum(1).clamp_(-1, 1) * self.alpha
-        if self.codes is not None:
-            scores += (1 - self.alpha) * self.codes.jaccard(i, j)
-        return scores.float()
-
-
-def _blocks(rows: _Rows, others: _Rows, *, half: bool) -> Iterator[tuple[int, Tensor]]:
-    """Scores of a few rows with all others, or with those from the first of them on; and where they begin."""
-    step = max(1, _BLOCK // max(1, len(others)))
-    for low in range(0, len(rows), step):
-        high = min(low + step, len(rows))
-        yield low, rows.block(others, low, high, low if half else 0)
-
-
-def _above(rows: _Rows, threshold: float) -> tuple[Tensor, Tensor]:
+def _above(rows: ScoredRows, threshold: float) -> tuple[Tensor, Tensor]:
     """Pairs i < j (2, n) above a threshold, and their scores."""
     pairs, scores = [torch.empty(2, 0, dtype=torch.int64)], [torch.empty(0)]
-    for low, block in _blocks(rows, rows, half=True):
+    for low, block in blocks(rows, rows, half=True):
         found = (block > _down(threshold)).triu_(1).nonzero().T
         pairs.append(found + low)
         scores.append(block[found[0], found[1]])
@@ -252,11 +216,11 @@ def _down(threshold: float) -> float:
     return float(torch.nextafter(near, near.new_tensor(-torch.inf)) if float(near) > threshold else near)
 
 
-def _most_alike(rows: _Rows, most: int) -> tuple[Tensor, Tensor]:
+def _most_alike(rows: ScoredRows, most: int) -> tuple[Tensor, Tensor]:
     """Pairs i < j of which one is among the `most` that the other is most like."""
     count, total = min(most, len(rows) - 1), len(rows)
     keys = [torch.empty(0, dtype=torch.int64)]
-    for low, block in _blocks(rows, rows, half=False):
+    for low, block in blocks(rows, rows, half=False):
         if count < 1:
             break
         block.diagonal(low).fill_(-torch.inf)
@@ -265,7 +229,7 @@ def _most_alike(rows: _Rows, most: int) -> tuple[Tensor, Tensor]:
         keys.append((torch.minimum(i, j) * total + torch.maximum(i, j)).flatten())
     key = torch.cat(keys).unique()
     i, j = key // max(total, 1), key % max(total, 1)
-    step = max(1, _BLOCK // max(1, rows.unit.shape[1]))
+    step = max(1, BLOCK // max(1, rows.unit.shape[1]))
     scores = [rows.pairs(i[at : at + step], j[at : at + step]) for at in range(0, len(i), step)]
     return torch.stack([i, j]), torch.cat([torch.empty(0), *scores])
 
@@ -274,53 +238,6 @@ def _graph_of(pairs: Tensor, scores: Tensor, num_nodes: int) -> tuple[Graph, Ten
     edges, weights = torch.cat([pairs, pairs.flip(0)], 1), torch.cat([scores, scores])
     order = (edges[1] * num_nodes + edges[0]).argsort()
     return Graph.from_edges(edges[:, order], num_nodes, coalesce=False), weights[order]
-
-
-def _exact_quantile(rows: _Rows, quantile: float) -> float:
-    """Of all pairs i < j, by counting: first the upper 16 bits of the scores, then the lower ones where it matters."""
-    place = quantile * (len(rows) * (len(rows) - 1) // 2 - 1)
-    ranks = [int(place), min(int(place) + 1, len(rows) * (len(rows) - 1) // 2 - 1)]
-    upper = torch.zeros(1 << 16, dtype=torch.int64)
-    for key in _keys(rows):
-        upper += torch.bincount(key >> 16, minlength=1 << 16)
-    ends = upper.cumsum(0)
-    tops = [int(torch.searchsorted(ends, rank, right=True)) for rank in ranks]
-    lower = {top: torch.zeros(1 << 16, dtype=torch.int64) for top in tops}
-    for key in _keys(rows):
-        for top, counts in lower.items():
-            counts += torch.bincount(key[key >> 16 == top] & 0xFFFF, minlength=1 << 16)
-    found = []
-    for rank, top in zip(ranks, tops, strict=True):
-        inside = rank - int(ends[top] - upper[top])
-        low = int(torch.searchsorted(lower[top].cumsum(0), inside, right=True))
-        found.append(_number(top << 16 | low))
-    return found[0] + (place - ranks[0]) * (found[1] - found[0])
-
-
-def _keys(rows: _Rows) -> Iterator[Tensor]:
-    """Scores of pairs i < j as integers of 32 bits in the same order, int64."""
-    for _, block in _blocks(rows, rows, half=True):
-        later = torch.ones(block.shape, dtype=torch.bool).triu_(1)
-        bits = (block[later] + 0.0).view(torch.int32).long()  # -0 becomes 0
-        yield torch.where(bits >= 0, bits + (1 << 31), (1 << 31) - 1 - (bits & 0x7FFFFFFF))
-
-
-def _number(key: int) -> float:
-    """The score of a key."""
-    bits = key - (1 << 31) if key >= 1 << 31 else ((1 << 31) - 1 - key) | -(1 << 31)
-    return float(torch.tensor(bits, dtype=torch.int32).view(torch.float32))
-
-
-def _drawn_quantile(rows: _Rows, quantile: float, seed: int) -> float:
-    generator = torch.Generator().manual_seed(seed)
-    i = torch.randint(len(rows), (_PAIRS,), generator=generator)
-    j = torch.randint(len(rows) - 1, (_PAIRS,), generator=generator)
-    j += j >= i
-    step = max(1, _BLOCK // max(1, rows.unit.shape[1]))
-    scores = torch.cat([rows.pairs(i[at : at + step], j[at : at + step]) for at in range(0, _PAIRS, step)])
-    place = quantile * (_PAIRS - 1)
-    ordered = scores.sort().values[int(place) : int(place) + 2].double()
-    return float(ordered[0] + (place - int(place)) * (ordered[-1] - ordered[0]))
 
 
 def _check_features(name: str, features: Tensor) -> None:

@@ -11,7 +11,7 @@ from tokenmix.nearest import nearest
 
 Settings = dict[str, Any]
 
-# Large graphs: an input layer, batch norm, residuals; a look at validation every fourth epoch saves a third of the time.
+# Large graphs: an input layer, batch norm, residuals. A look at validation every fourth epoch saves a third of time.
 _LARGE: Settings = {
     "hidden": 64, "depth": 2, "norm": "batch", "dropout": 0.5, "input_projection": True, "residual": True,
     "linear_head": True, "epochs": 100, "patience": 40, "every": 4,

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, replace
+import sys
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from tokenmix.data.node_batches import NodeDataset
 from tokenmix.models.large_gt import LargeGTConfig, LargeGTForNodeClassification
 from tokenmix.training import RunResult, TrainingConfig, claim_folder, make_console, parse_config, train_or_resume
 from tokenmix.training.epoch_sampler import EpochTrainer
-from tokenmix.training.graph_baselines import settings_of, tune_kept
+from tokenmix.training.graph_baselines import tune_kept
 from tokenmix.training.graph_data import GraphConfig, PreparedGraph, prepare_graph
+from tokenmix.training.graph_plan import check_names, split_changes
 from tokenmix.training.graph_report import report_graph
 from tokenmix.training.graph_score import accuracy, classify_nodes, over_seeds, trainer_accuracy
 
@@ -59,9 +61,9 @@ def build_model(config: Config, name: str, graph: PreparedGraph, changes: dict[s
     """One model, its weights drawn anew."""
     data = graph.data
     nodes, features = data.features.shape
-    sizes = {"num_features": features, "num_nodes": nodes, "num_labels": len(data.classes)}
-    positions = {"position_size": 0 if graph.positions is None else graph.positions.shape[1]}
-    fields = positions | config.model | config.models[name] | changes | sizes
+    positions = 0 if graph.positions is None else graph.positions.shape[1]
+    sizes = {"num_features": features, "num_nodes": nodes, "num_labels": len(data.classes), "position_size": positions}
+    fields = config.model | config.models[name] | changes | sizes
     model = LargeGTForNodeClassification(LargeGTConfig(**fields))
     if graph.features is None:
         model.attach(data.graph, data.features)
@@ -81,6 +83,8 @@ def build_training(config: Config, rows: int, seed: int, changes: dict[str, Any]
         "metric_for_best_model": "accuracy",
         "per_device_eval_batch_size": 2048,
         "remove_unused_columns": False,
+        "disable_tqdm": not sys.stderr.isatty(),
+        "restore_callback_states_from_checkpoint": True,
     }
     return replace(training, steps=steps, save_steps=epoch, seed=seed, trainer=choose | training.trainer)
 
@@ -90,7 +94,7 @@ def compute_metrics(model: Any, graph: PreparedGraph, seed: int) -> dict[str, fl
     data, found = graph.data, {}
     for split in ("val", "test"):
         nodes = getattr(data, split)
-        logits = classify_nodes(model, graph.collator(model.config.sample_size, seed, resample=False), nodes)
+        logits = classify_nodes(model, graph.collator(model.config, seed, resample=False), nodes)
         found[split] = accuracy(logits, data.labels[nodes])
     return found | {"parameters": model.num_parameters(only_trainable=True)}
 
@@ -100,15 +104,13 @@ def train_one(config: Config, name: str, graph: PreparedGraph, changes: dict[str
     kept = RunResult.read(folder / "metrics.json")
     if kept is not None:
         return kept
-    parts = {"model": {}, "training": {}}
-    for key, value in changes.items():
-        part, _, key_in_part = key.partition(".")
-        parts[part][key_in_part] = value
-    data = graph.data
+    parts, data = split_changes(changes), graph.data
     training = build_training(config, len(data.train), seed, parts["training"])
+    if PartialState().is_main_process:
+        print(f"training {name}, seed {seed}, into {folder}", flush=True)
     set_seed(seed)
     model = build_model(config, name, graph, parts["model"])
-    collate = graph.collator(model.config.sample_size, seed, resample=config.resample)
+    collate = graph.collator(model.config, seed, resample=config.resample)
     run = train_or_resume(
         model,
         training,
@@ -145,41 +147,39 @@ def train_model(config: Config, name: str, graph: PreparedGraph) -> RunResult:
     return RunResult(name, metrics, runs[0].history, sample=json.dumps(config.grid[best]))
 
 
-def check_config(config: Config) -> None:
-    """Refuse what would fail later."""
-    if not config.models and not config.baselines:
-        raise ValueError("models: expected at least one model or baseline, found none")
-    if not config.seeds or not config.grid:
-        raise ValueError(f"seeds, grid: expected at least one of each, found {config.seeds} and {config.grid}")
-    known = {"model": set(LargeGTConfig.__annotations__), "training": set(asdict(TrainingConfig()))}
-    for changes in config.grid:
-        for key in changes:
-            part, _, name = key.partition(".")
-            if name not in known.get(part, ()):
-                raise ValueError(f"grid: expected model.<field> or training.<field>, found {key!r}")
-    for name in config.baselines:
-        settings_of(name, config.trials)
-    config.training.arguments(config.output)
+def check_config(config: Config, graph: PreparedGraph) -> None:
+    """Refuse what would fail later: a mistake in the last model must not wait until the first is trained."""
+    if len(graph.data.val) == 0:
+        raise ValueError("data: expected validation nodes, which choose weights and settings, found none")
+    for name in config.models:
+        for changes in config.grid:
+            parts = split_changes(changes)
+            with torch.device("meta"):
+                build_model(config, name, graph._replace(features=torch.empty(0)), parts["model"])
+            build_training(config, len(graph.data.train), config.seeds[0], parts["training"]).arguments(config.output)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Prepare the graph, train every model, tune every baseline, report."""
     config, resolved = parse_config(Config, arguments, description=__doc__)
-    check_config(config)
+    check_names(config.models, config.baselines, config.seeds, config.grid, config.trials)
     hops = config.model.get("hops", LargeGTConfig().hops)
-    output = Path(config.output)
+    output, console = Path(config.output), make_console(120)
+    if (output / "config.yaml").exists():
+        claim_folder(output, resolved)
     if PartialState().is_main_process:
+        console.print(f"preparing the graph {config.data.name}")
+    graph = prepare_graph(config.data, hops, output)
+    check_config(config, graph)
+    if PartialState().is_main_process:
+        console.print(graph.description, highlight=False)
         claim_folder(output, resolved)
     PartialState().wait_for_everyone()
-    graph = prepare_graph(config.data, hops, output)
-    for name in config.models:  # a mistake in the last model must not wait until the first is trained
-        with torch.device("meta"):
-            build_model(config, name, graph._replace(features=torch.empty(0)), {})
     results = [train_model(config, name, graph) for name in config.models]
     if PartialState().is_main_process:
         kept = output / "baselines"
         baselines = [tune_kept(name, graph.data, config.trials, config.seeds, kept) for name in config.baselines]
-        report_graph(output, graph.description, results, baselines, make_console())
+        report_graph(output, graph.description, results, baselines, console)
 
 
 if __name__ == "__main__":

@@ -329,3 +329,12 @@ def test_in_float64_it_learns_as_in_float32():
         quantiser.update(x * 1.5)
     assert wide.codebook().dtype == torch.float64
     torch.testing.assert_close(wide.codebook().float(), narrow.codebook(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_first_batch_of_one_vector_does_not_fix_the_statistics():
+    generator = torch.Generator().manual_seed(0)
+    quantiser = VectorQuantiser(codes=4, dim=3)
+    quantiser.update(torch.randn(1, 3, generator=generator) + 1000)
+    batch = torch.randn(50, 3, generator=generator) + 1000
+    quantiser.update(batch)
+    assert torch.cdist(batch, quantiser.codebook()).min(1).values.mean() < 3

@@ -6,6 +6,7 @@ import builtins
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -260,3 +261,34 @@ def test_mistakes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     hide(monkeypatch, "scipy")
     with pytest.raises(ImportError, match=r"laplacian_encoding needs scipy: pip install tokenmix\[graphs\]"):
         laplacian_encoding(graph, 2)
+
+
+def test_rough_functions_of_large_graphs_are_left_out():
+    """A ring, whose functions are smooth, beside a thousand pairs, whose functions are as rough as can be."""
+    ring, pairs = torch.arange(40), 40 + 2 * torch.arange(1000)
+    edges = torch.cat([torch.stack([ring, (ring + 1) % 40]), torch.stack([pairs, pairs + 1])], dim=1)
+    found = laplacian_encoding(Graph.from_edges(edges, 2040, undirected=True), 24).double()
+    smooth = found.abs().sum(0) > 0
+    assert 4 <= int(smooth.sum()) < 24
+    assert found[40:].abs().max() < 1e-6
+    kept = found[:40, smooth]
+    assert torch.allclose(kept.T @ kept, torch.eye(int(smooth.sum()), dtype=torch.float64), atol=1e-4)
+
+
+@pytest.mark.parametrize("damage", [2_000_000_000, -7])
+def test_a_damaged_graph_is_named_by_all_that_read_its_rows(tmp_path, damage):
+    ring = torch.stack([torch.arange(2000), (torch.arange(2000) + 1) % 2000])
+    Graph.from_edges(ring, 2000).save(tmp_path)
+    numbers = np.load(tmp_path / "indices.npy")
+    numbers[5] = damage
+    np.save(tmp_path / "indices.npy", numbers)
+    graph = Graph.open(tmp_path)
+    readers = [
+        lambda: random_walk_encoding(graph, 2, exact=True),
+        lambda: random_walk_encoding(graph, 2, exact=False),
+        lambda: laplacian_encoding(graph, 2),
+        graph.edges,
+    ]
+    for read in readers:
+        with pytest.raises(ValueError, match=f"indices: expected ids from 0 to 1999, found {damage}"):
+            read()

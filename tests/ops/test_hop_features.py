@@ -238,3 +238,11 @@ def test_gathered_rows():
 def test_refused_rows(nodes, out, error, message):
     with pytest.raises(error, match=message):
         gather_rows(torch.ones(6, 3), nodes, out)
+
+
+@pytest.mark.parametrize("path", ["auto", "torch"])
+def test_no_gradient_flows_on_either_path(path):
+    x = torch.randn(6, 2, requires_grad=True)
+    graph = Graph.from_edges(torch.tensor([[0, 1], [1, 2]]), 6, undirected=True)
+    with kernels.use(path):
+        assert not hop_features(graph, x, 2).requires_grad

@@ -328,3 +328,44 @@ def test_no_memory_is_said(monkeypatch):
     monkeypatch.setattr(kernels, "library", lambda: type("Library", (), {"tm_two_hop": full}))
     with pytest.raises(MemoryError, match="no memory"):
         neighbours.sample_two_hop(graph_with_everything(), torch.tensor([0]), 3)
+
+
+def test_many_picks_of_a_long_row_are_those_of_floyd():
+    """More picks than are looked up one by one: different, of the row, and the same with and without kernels."""
+    degree = 5000
+    graph = Graph.from_edges(
+        torch.stack([torch.arange(1, degree + 1), torch.zeros(degree, dtype=torch.int64)]), degree + 1
+    )
+    for count in (64, 65, 1000, degree - 1):
+        native = sample_fan_out(graph, torch.tensor([0]), [count], seed=3)
+        with kernels.use("torch"):
+            plain = sample_fan_out(graph, torch.tensor([0]), [count], seed=3)
+        assert torch.equal(native.nodes, plain.nodes)
+        assert len(native.nodes) == count + 1
+
+
+@pytest.mark.parametrize("near", [1, 4, 9])
+def test_places_for_the_row_hold_nodes_of_the_row(near):
+    """A star with a far end: without such places, candidates are mostly the hub's."""
+    spokes = torch.stack([torch.zeros(500, dtype=torch.int64), torch.arange(1, 501)])
+    graph = Graph.from_edges(torch.cat([spokes, torch.tensor([[1, 1, 2], [2, 3, 501]])], dim=1), 503, undirected=True)
+    nodes = torch.tensor([1, 0, 501, 502])
+    found = sample_two_hop(graph, nodes, 10, near=near, seed=5)
+    rows = [set(graph.indices[graph.indptr[i] : graph.indptr[i + 1]].tolist()) for i in nodes.tolist()]
+    for node, row, own in zip(nodes.tolist(), found.tolist(), rows, strict=True):
+        assert row[0] == node
+        if own:
+            assert set(row[1 : near + 1]) <= own
+            assert len(set(row[1 : near + 1])) == min(near, len(own))
+            assert row[1 + len(own) : near + 1] == row[1 : near + 1][: max(0, near - len(own))]  # repeated in order
+    assert torch.equal(found[:, near + 1 :], sample_two_hop(graph, nodes, 10, seed=5)[:, 1 : 10 - near])
+    with kernels.use("torch"):
+        assert torch.equal(sample_two_hop(graph, nodes, 10, near=near, seed=5), found)
+    alone = torch.cat([sample_two_hop(graph, nodes[i : i + 1], 10, near=near, seed=5) for i in (3, 1, 0, 2)])
+    assert torch.equal(alone, found[[3, 1, 0, 2]])
+
+
+def test_places_for_the_row_are_fewer_than_all():
+    graph = Graph.from_edges(torch.tensor([[0], [1]]), 2)
+    with pytest.raises(ValueError, match="near: expected fewer than size=3, found 3"):
+        sample_two_hop(graph, torch.tensor([0]), 3, near=3)

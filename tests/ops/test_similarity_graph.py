@@ -237,3 +237,12 @@ def test_what_is_refused_later():
     graph, weights = rule.graph(x, codes)
     with pytest.raises(ValueError, match="graph, weights: expected 4 nodes"):
         rule.insert(graph, weights, x[:4], codes[:4], x, codes)
+
+
+def test_codes_as_large_as_hashes_are_compared_right():
+    generator = torch.Generator().manual_seed(0)
+    pool = torch.randint(2**62, (40,), generator=generator).tolist()
+    sets = [{pool[int(i)] for i in torch.randint(40, (5,), generator=generator)} for _ in range(30)]
+    small = [{pool.index(code) for code in row} for row in sets]
+    i, j = (x.flatten() for x in torch.meshgrid(torch.arange(30), torch.arange(30), indexing="ij"))
+    assert torch.equal(CodeSets.of(sets).jaccard(i, j), CodeSets.of(small).jaccard(i, j))

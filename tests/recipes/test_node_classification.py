@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +139,25 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(recipe: ModuleType, tiny: list
 
 
 @needs_cora
+def test_a_run_that_lost_its_patience_does_not_go_on(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
+    """Stopped early, and killed before the end was written: nothing is trained again; patience survives a kill too."""
+    impatient = [*tiny, *ONE, "--patience", "1", "--training.learning_rate", "1e-9", "--output", str(tmp_path / "run")]
+    recipe.main(impatient)
+    folder = tmp_path / "run" / "full" / "trial0_seed0"
+    steps = json.loads((folder / "metrics.json").read_text())["metrics"]["steps"]
+    assert steps == 8  # two epochs of four: the second was no better
+    before = weights(tmp_path / "run")
+    for stop in ("metrics.json", "checkpoint-8"):
+        (folder / "metrics.json").unlink(missing_ok=True)
+        if stop == "checkpoint-8":
+            shutil.rmtree(folder / stop)  # as if it had been killed before the second epoch was over
+        recipe.main(impatient)
+        assert json.loads((folder / "metrics.json").read_text())["metrics"]["steps"] == steps
+        for name, value in weights(tmp_path / "run").items():
+            assert torch.equal(value, before[name]), name
+
+
+@needs_cora
 def test_workers_change_nothing(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
     for workers in (0, 2):
         out = ["--output", str(tmp_path / f"workers{workers}")]
@@ -152,7 +172,7 @@ def test_chunks_change_no_logits(recipe: ModuleType, tiny: list[str], tmp_path: 
     data: NodeData = load_graph("cora", FOLDERS["cora"])
     model = LargeGTForNodeClassification.from_pretrained(tmp_path / "run" / "full" / "trial0_seed0" / "model")
     model.attach(data.graph, data.features)
-    collate = PreparedGraph(data, None, None, "").collator(4, 0, resample=False)
+    collate = PreparedGraph(data, None, None, "").collator(model.config, 0, resample=False)
     nodes = torch.arange(0, data.graph.num_nodes, 7)
     whole, chunks = classify_nodes(model, collate, nodes), classify_nodes(model, collate, nodes, 50)
     torch.testing.assert_close(whole, chunks, atol=1e-5, rtol=1e-5)
@@ -193,7 +213,12 @@ def test_published_settings_build(recipe: ModuleType, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (["--grid", "[{dropout: 0.1}]"], "grid: expected model.<field> or training.<field>, found 'dropout'"),
+        (["--grid", "[{dropout: 0.1}]"], "grid: expected model.<field> or training.<field>.* found 'dropout'"),
+        (["--grid", "[{}, {training.steps: 1}]"], "grid: .* found 'training.steps'"),
+        (["--grid", "[{}, {model.dropout: 1.5}]"], "dropout: expected a probability below 1, found 1.5"),
+        (["--grid", "[{}, {training.accumulation: 8}]"], "batch_size: expected a multiple"),
+        (["--models", "{full: {}, wide: {hops: 1}}"], "models: wide expected fields of"),
+        (["--models", "{mlp: {}}"], "models: expected names that no baseline has, found .'mlp'"),
         (["--seeds", "[]"], "seeds, grid: expected at least one of each"),
         (["--models.full.mode", "both"], "mode: expected one of full, local, global"),
         (["--models", "{}", "--baselines", "[]"], "models: expected at least one model or baseline"),

@@ -273,8 +273,7 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match="val: expected at least one node"):
         run_baseline("gcn", dataclasses.replace(data, val=none))
     few = data.train[data.labels[data.train] != 1]
-    with pytest.raises(ValueError, match="expected a node of every class, found none of 'b'"):
-        run_baseline("majority", dataclasses.replace(data, train=few))
+    assert run_baseline("majority", dataclasses.replace(data, train=few)).test > 0  # a class that nobody trains on
     with pytest.raises(ValueError, match="trials: expected 1 or more, found 0"):
         tune_baseline("mlp", data, trials=0)
     with pytest.raises(ValueError, match="seeds"):

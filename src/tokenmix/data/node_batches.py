@@ -60,6 +60,7 @@ class NodeCollator:
         features: (N, hops + 1, F) of `hop_features`, which may be memory-mapped; None where the model has the graph in
             memory (`attach`).
         positions: (N, p) positional encodings.
+        near: nodes of a sequence that are kept for direct neighbours, see `sample_two_hop`.
         seed: of the samples.
         resample: draw anew in every epoch; else once for all, as published.
 
@@ -78,6 +79,7 @@ class NodeCollator:
         *,
         features: Tensor | None = None,
         positions: Tensor | None = None,
+        near: int = 0,
         seed: int = 0,
         resample: bool = False,
     ) -> None:
@@ -85,12 +87,17 @@ class NodeCollator:
             if value is not None and len(value) != graph.num_nodes:
                 raise ValueError(f"{name}: expected {graph.num_nodes} rows, one a node, found {len(value)}")
         self.graph, self.size, self.features, self.positions = graph, size, features, positions
-        self.seed, self.resample = seed, resample
+        self.near, self.seed, self.resample = near, seed, resample
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """A batch of `LargeGTForNodeClassification`."""
         nodes = torch.tensor([item["nodes"] for item in items])
-        epoch = items[0].get("epoch", 0) if self.resample else 0
+        if self.resample and "epoch" not in items[0]:
+            raise ValueError(
+                "items: expected the epoch, on which samples depend with resample=True; Trainer drops it unless "
+                "remove_unused_columns=False"
+            )
+        epoch = items[0]["epoch"] if self.resample else 0
         batch = self.sample(nodes, epoch)
         if "labels" in items[0]:
             batch["labels"] = torch.tensor([item["labels"] for item in items])
@@ -98,7 +105,7 @@ class NodeCollator:
 
     def sample(self, nodes: Tensor, epoch: int = 0) -> dict[str, Tensor]:
         """The inputs for (B,) ids, without labels."""
-        places = sample_two_hop(self.graph, nodes, self.size, seed=(self.seed << 20) + epoch)
+        places = sample_two_hop(self.graph, nodes, self.size, near=self.near, seed=(self.seed << 20) + epoch)
         batch = {"places": places, "nodes": nodes}
         if self.features is not None:
             used, batch["places"] = places.unique(return_inverse=True)

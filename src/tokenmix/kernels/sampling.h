@@ -104,6 +104,9 @@ static int SIZED(two_hop)(const TwoHop *t) {
 static int SIZED(fan_out_node)(const FanOut *f, int64_t node, int64_t count, int64_t *out) {
     const int64_t low = f->indptr[node], degree = f->indptr[node + 1] - low;
     const uint64_t stream = stream_of((uint64_t)f->seed, (uint64_t)f->hop, node);
+    const int many = count > 64 && count < degree && !f->replace; /* a bit for each place, instead of a look at all */
+    uint64_t *used = many ? calloc(degree / 64 + 1, 8) : NULL;
+    if (many && !used) return NO_MEMORY;
     for (int64_t turn = 0; turn < count; turn++) {
         if (f->replace)
             out[turn] = draw_below(stream, turn, degree);
@@ -112,10 +115,15 @@ static int SIZED(fan_out_node)(const FanOut *f, int64_t node, int64_t count, int
         else { /* Floyd: the newest place stands in for one that was taken before */
             const int64_t newest = degree - count + turn, place = draw_below(stream, turn, newest + 1);
             int taken = 0;
-            for (int64_t before = 0; before < turn; before++) taken |= out[before] == place;
+            if (many)
+                taken = used[place >> 6] >> (place & 63) & 1;
+            else
+                for (int64_t before = 0; before < turn; before++) taken |= out[before] == place;
             out[turn] = taken ? newest : place;
+            if (many) used[out[turn] >> 6] |= 1ull << (out[turn] & 63);
         }
     }
+    free(used);
     const INDEX *row = (const INDEX *)f->indices + low;
     for (int64_t turn = 0; turn < count; turn++) {
         out[turn] = row[out[turn]];

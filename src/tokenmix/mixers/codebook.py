@@ -179,12 +179,12 @@ class NodeCodes(nn.Module):
 
     def reset_parameters(self) -> None:
         """Forget all codes, or draw them anew."""
-        if not self.random_start:
-            set_buffer(self.codes, torch.full_like(self.codes, -1))
-            set_buffer(self.nodes_per_code, torch.zeros_like(self.nodes_per_code))
-        elif not self.codes.is_meta:
-            set_buffer(self.codes, torch.randint_like(self.codes, self.num_codes))
-            set_buffer(self.nodes_per_code, torch.bincount(self.codes, minlength=self.num_codes))
+        if self.codes.is_meta:
+            return
+        start = torch.randint_like(self.codes, self.num_codes) if self.random_start else torch.full_like(self.codes, -1)
+        set_buffer(self.codes, start)
+        known = self.codes[self.codes >= 0]  # of a checkpoint, perhaps
+        set_buffer(self.nodes_per_code, torch.bincount(known, minlength=self.num_codes))
 
     def counts(self) -> Tensor:
         """(M,) int64: nodes of each code; together the nodes that have one."""

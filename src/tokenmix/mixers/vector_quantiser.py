@@ -172,7 +172,7 @@ class VectorQuantiser(nn.Module):
             if self.init == "first_batch":
                 self.code.copy_(_draw(z, self.codes, total, offset))
                 self.sums.copy_(self.code)
-            self.initialised.fill_(True)
+            self.initialised.fill_(total > 1)  # one vector has no spread: the next batch begins anew
         assigned = self._nearest(z)
         count = summed(torch.bincount(assigned, minlength=self.codes).to(self.counts.dtype))
         self.counts.mul_(self.decay).add_(count, alpha=1 - self.decay)
@@ -197,6 +197,8 @@ class VectorQuantiser(nn.Module):
     def _statistics(self, rows: Tensor, total: int) -> tuple[Tensor, Tensor]:
         """(dim,) mean and variance to normalise by; the running ones follow. One vector alone has no variance."""
         if total == 1:
+            if self.init == "first_batch" and not self.initialised:
+                self.mean.copy_(summed(rows.sum(0)))
             return self.mean, self.variance
         mean = summed(rows.sum(0)) / total
         squares = summed((rows - mean).square().sum(0))

@@ -82,12 +82,13 @@ class CodeSets:
             >>> CodeSets.of([{7, 2}, {2}, set()]).jaccard(torch.tensor([0, 2]), torch.tensor([1, 2])).tolist()
             [0.5, 0.0]
         """
-        width = int(self.indices.max()) + 1 if len(self.indices) else 1
-        keys = self.row_of() * width + self.indices  # sorted
+        known, code = self.indices.unique(return_inverse=True)  # codes may be as large as hashes
+        width = max(1, len(known))
+        keys = self.row_of() * width + code  # sorted
         sizes = self.sizes()[i]
         pair = torch.repeat_interleave(sizes)
         inside = torch.arange(len(pair)) - (sizes.cumsum(0) - sizes)[pair]
-        wanted = j[pair] * width + self.indices[self.indptr[i][pair] + inside]
+        wanted = j[pair] * width + code[self.indptr[i][pair] + inside]
         place = torch.searchsorted(keys, wanted)
         there = (keys[place.clamp(max=max(len(keys) - 1, 0))] == wanted) if len(keys) else wanted.bool()
         shared = torch.bincount(pair, weights=there.double(), minlength=len(i))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -47,11 +48,8 @@ class Graph:
 
     def __post_init__(self, check_indices: bool) -> None:
         check_rows(self.indptr, self.indices)
-        if check_indices and len(self.indices):
-            low, high = map(int, self.indices.aminmax())
-            if low < 0 or high >= self.num_nodes:
-                found = low if low < 0 else high
-                raise ValueError(f"indices: expected ids from 0 to {self.num_nodes - 1}, found {found}")
+        if check_indices:
+            self.check()
 
     @property
     def num_nodes(self) -> int:
@@ -62,6 +60,19 @@ class Graph:
     def num_edges(self) -> int:
         """E, the entries of all rows; an undirected edge counts twice."""
         return len(self.indices)
+
+    def check(self) -> Graph:
+        """The graph itself, after a look at every index, for readers of all rows: `open` looks at none.
+
+        Raises:
+            ValueError: an id that no node has.
+        """
+        if len(self.indices):
+            low, high = map(int, self.indices.aminmax())
+            if low < 0 or high >= self.num_nodes:
+                found = low if low < 0 else high
+                raise ValueError(f"indices: expected ids from 0 to {self.num_nodes - 1}, found {found}")
+        return self
 
     def degrees(self) -> Tensor:
         """(N,) int64: the entries of each row.
@@ -80,7 +91,7 @@ class Graph:
             [[0, 2], [1, 1]]
         """
         found = torch.empty(2, self.num_edges, dtype=torch.int64)
-        found[0] = self.indices
+        found[0] = self.check().indices
         found[1] = torch.repeat_interleave(self.degrees(), output_size=self.num_edges)
         return found
 
@@ -139,12 +150,12 @@ class Graph:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _FILE).unlink(missing_ok=True)
         for name in ("indptr", "indices"):
-            part = folder / f"{name}.npy.part"
+            part = folder / f"{name}.npy.{os.getpid()}.part"
             with part.open("wb") as file:
                 np.save(file, getattr(self, name).numpy())
             os.replace(part, folder / f"{name}.npy")
         sizes = {"format": _FORMAT, "num_nodes": self.num_nodes, "num_edges": self.num_edges}
-        part = folder / f"{_FILE}.part"
+        part = folder / f"{_FILE}.{os.getpid()}.part"
         part.write_text(json.dumps(sizes) + "\n")
         os.replace(part, folder / _FILE)
 
@@ -175,9 +186,10 @@ class Graph:
                 open_array(folder / f"{name}.npy", memory_map=memory_map) for name in ("indptr", "indices")
             )
             graph = cls(indptr, indices, folder=folder if memory_map else None, check_indices=not memory_map)
-            if (graph.num_nodes, graph.num_edges) != (sizes["num_nodes"], sizes["num_edges"]):
-                raise ValueError(f"{_FILE} says {sizes}, found {graph}")
-        except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
+            found = {"format": _FORMAT, "num_nodes": graph.num_nodes, "num_edges": graph.num_edges}
+            if found != sizes:
+                raise ValueError(f"{_FILE} says {sizes}, expected {found}")
+        except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
             raise ValueError(f"folder: the graph in {folder} is damaged: {error}") from error
         return graph
 
@@ -186,8 +198,16 @@ class Graph:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.folder is not None:
-            return Graph.open, (self.folder,)
+            return _reopen, (self.folder, self.num_nodes, self.num_edges)
         return Graph, (self.indptr, self.indices, None, False)
+
+
+def _reopen(folder: Path, num_nodes: int, num_edges: int) -> Graph:
+    """The graph of a pickle, which holds the folder alone."""
+    graph = Graph.open(folder)
+    if (graph.num_nodes, graph.num_edges) != (num_nodes, num_edges):
+        raise ValueError(f"folder: expected {num_nodes} nodes and {num_edges} edges in {folder}, found {graph}")
+    return graph
 
 
 def open_array(path: Path, *, memory_map: bool = True) -> Tensor:

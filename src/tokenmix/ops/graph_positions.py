@@ -72,7 +72,8 @@ def laplacian_encoding(
     are left out, and the `dim` next ones are returned, in the order of their eigenvalues, each of norm 1. A small
     component has no small eigenvalues of its own, so its nodes mostly get 0, as isolated nodes do.
 
-    Up to 2,000 nodes all eigenvectors are computed (LAPACK). Larger graphs are approximate: restarted Lanczos
+    Up to 2,000 nodes (or 4 dim) all eigenvectors are computed (LAPACK). Larger graphs are approximate, and columns of
+    functions whose eigenvalue is above 0.7 are 0 (as many small components have them): restarted Lanczos
     (ARPACK) on ((2 I - L) / 2)^32 without the eigenvectors of 0, from a start drawn by `seed`, to a relative
     `tolerance` of its eigenvalues. The residual |L u - lambda u| is then below about tolerance / 16, and eigenvectors
     whose eigenvalues are nearer to each other than that may be mixed. Where eigenvalues are equal, any basis is as
@@ -188,7 +189,7 @@ def node2vec_encoding(
 def _exact_returns(graph: Graph, steps: int) -> Tensor:
     nodes, degrees = graph.num_nodes, graph.degrees()
     share = degrees.clamp(min=1).double().reciprocal().float()
-    walk = csr(graph.indptr, graph.indices.long(), share.repeat_interleave(degrees), (nodes, nodes))
+    walk = csr(graph.indptr, graph.check().indices.long(), share.repeat_interleave(degrees), (nodes, nodes))
     found = torch.zeros(nodes, steps)
     size = max(1, BLOCK // max(1, nodes))
     for low in range(0, nodes, size):
@@ -203,11 +204,11 @@ def _exact_returns(graph: Graph, steps: int) -> Tensor:
 
 def _estimated_returns(graph: Graph, steps: int, walks: int, seed: int) -> Tensor:
     """Blocks of nodes have a size that depends on `walks` alone, and each its own stream of numbers."""
-    nodes, pointers, indices = graph.num_nodes, graph.indptr.numpy(), graph.indices.numpy()
+    nodes, pointers, indices = graph.num_nodes, graph.indptr.numpy(), graph.check().indices.numpy()
     found = np.zeros((nodes, steps), dtype=np.float32)
     size = max(1, WALKERS // walks)
     for block, low in enumerate(range(0, nodes, size)):
-        numbers = np.random.Generator(np.random.Philox(seed=[seed, block]))
+        numbers = np.random.Generator(np.random.Philox(seed=[seed & (2**64 - 1), block]))
         home = np.arange(low, min(low + size, nodes)).repeat(walks)
         place, here = home.copy(), np.arange(len(home))  # walks that have not ended
         for k in range(steps):

@@ -11,6 +11,7 @@ from tokenmix.ops.graph import Graph
 
 DENSE_NODES = 2_000  # up to here all eigenvectors are computed
 POWER = 32  # of the operator that Lanczos sees
+ROUGH = 1e-6  # eigenvalues of the power below which vectors are left out: above 0.7 of the Laplacian
 
 Floats = NDArray[np.float64]
 
@@ -65,7 +66,7 @@ def smoothing_of(graph: Graph) -> Smoothing:
     except ImportError as error:
         raise ImportError("laplacian_encoding needs scipy: pip install tokenmix[graphs]") from error
     receiver = np.repeat(np.arange(graph.num_nodes), graph.degrees().numpy())
-    sender = graph.indices.numpy()
+    sender = graph.check().indices.numpy()
     apart = receiver != sender
     pairs = (np.ones(int(apart.sum())), (receiver[apart], sender[apart]))
     linked = sparse.coo_matrix(pairs, shape=(graph.num_nodes, graph.num_nodes)).tocsr()
@@ -104,7 +105,8 @@ def _lanczos(smoothing: Smoothing, count: int, seed: int, tolerance: float) -> F
     start = np.random.default_rng(seed).standard_normal(len(nodes))
     basis = min(len(nodes), max(2 * count + 1, 20))
     values, vectors = eigsh(operator, k=count, which="LA", v0=start, ncv=basis, tol=tolerance)
-    return vectors[:, np.argsort(-values, kind="stable")]
+    order = np.argsort(-values, kind="stable")
+    return vectors[:, order] * (values[order] > ROUGH)  # of rough functions, the power leaves rounding errors
 
 
 def _fix_signs(vectors: Floats) -> Floats:

@@ -176,6 +176,7 @@ def _check(graph: Graph, x: Tensor, hops: int) -> None:
 
 def _fill(found: Tensor, graph: Graph, x: Tensor) -> Tensor:
     left, right = _scales(graph, found.dtype)
+    x = x.detach()
     for start, stop in _blocks(graph):
         found[start:stop, 0] = _finite(_dense_rows(x, start, stop), start)
     for hop in range(1, found.shape[1]):

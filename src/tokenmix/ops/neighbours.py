@@ -19,9 +19,10 @@ from tokenmix.ops.native_sampling import native_picks, native_two_hop
 from tokenmix.ops.plain_sampling import plain_picks, plain_two_hop
 
 _BITS = 2**64 - 1
+_ROW = 1 << 16  # a hop that no fan-out has, for draws of their own
 
 
-def sample_two_hop(graph: Graph, nodes: Tensor, size: int, *, seed: int = 0) -> Tensor:
+def sample_two_hop(graph: Graph, nodes: Tensor, size: int, *, near: int = 0, seed: int = 0) -> Tensor:
     """Each node with `size - 1` of those at most two edges away: the tokens of LargeGT.
 
     The candidates of node i are its row, followed by the distinct nodes in the rows of those, in the order of their
@@ -29,10 +30,15 @@ def sample_two_hop(graph: Graph, nodes: Tensor, size: int, *, seed: int = 0) -> 
     without replacement; a shorter list is repeated and cut. An isolated node gets random nodes of the whole graph.
     Time and memory go by the rows that are read, also for a graph on disk; the square of the adjacency is never made.
 
+    Where a node has a hub among its neighbours, nearly all of its candidates are the hub's. `near` keeps places for
+    the node's own row: they are drawn from it alone, without replacement, and a shorter row is repeated and cut; the
+    rest of the set is drawn as above.
+
     Args:
         graph: N nodes.
         nodes: (S,) integers.
         size: nodes of a set, the first counted.
+        near: places of the `size - 1` that are for the node's row; 0 is LargeGT's sampling.
         seed: of the draws; any whole number, of which the low 64 bits count.
 
     Returns:
@@ -51,9 +57,27 @@ def sample_two_hop(graph: Graph, nodes: Tensor, size: int, *, seed: int = 0) -> 
     """
     nodes = _checked_nodes(graph, nodes)
     _check_whole("size", size, 1)
+    _check_whole("near", near, 0)
     _check_whole("seed", seed, None)
+    if near >= size:
+        raise ValueError(f"near: expected fewer than size={size}, found {near}")
     sample = native_two_hop if kernels.available() else plain_two_hop
-    return sample(graph, nodes, size, seed & _BITS)
+    if near == 0:
+        return sample(graph, nodes, size, seed & _BITS)
+    found = sample(graph, nodes, size, seed & _BITS)
+    return torch.cat([found[:, :1], _sample_rows(graph, nodes, near, seed, found), found[:, 1 : size - near]], dim=1)
+
+
+def _sample_rows(graph: Graph, nodes: Tensor, near: int, seed: int, drawn: Tensor) -> Tensor:
+    """(S, near) nodes of each row; of those that were drawn for a node whose row is empty."""
+    pick = native_picks if kernels.available() else plain_picks
+    counts = (graph.indptr[nodes + 1] - graph.indptr[nodes]).clamp(max=near)
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    picked = pick(graph, nodes, offsets, seed & _BITS, _ROW, False)
+    places = offsets[:-1, None] + torch.arange(near) % counts.clamp(min=1)[:, None]
+    if not len(picked):
+        return drawn[:, -near:]
+    return torch.where(counts[:, None] > 0, picked[places.clamp(max=len(picked) - 1)], drawn[:, -near:])
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,9 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
+_MANY = 64  # picks of a row above which places that were taken are looked up
+
+
 def mix_bits(x: Array) -> Array:
     """A step of splitmix64 for each number of 64 bits (Steele, Lea and Flood 2014).
 
@@ -36,15 +39,15 @@ def streams(seed: int, hop: int, nodes: Array) -> Array:
     return mix_bits(key ^ nodes.astype(np.uint64))
 
 
-def draw_below(stream: Array, turn: int, count: Array) -> Array:
-    """Draw number `turn` of each stream, from 0 to count - 1, count at most 2^32.
+def draw_below(stream: Array, turn: int | Array, count: Array) -> Array:
+    """Draw number `turn` of each stream (one for all, or one each), from 0 to count - 1, count at most 2^32.
 
     Example:
         >>> drawn = draw_below(np.arange(1000, dtype=np.uint64), 0, np.full(1000, 3))
         >>> np.bincount(drawn).tolist()
         [334, 332, 334]
     """
-    x = mix_bits(stream + np.array([turn], np.uint64) * _GOLDEN)
+    x = mix_bits(stream + np.asarray(turn, np.uint64).reshape(-1) * _GOLDEN)
     count = count.astype(np.uint64)
     high, low = (x >> _HALF) * count, ((x & _LOW) * count) >> _HALF
     return ((high + low) >> _HALF).astype(np.int64)
@@ -154,6 +157,9 @@ def plain_picks(graph: Graph, nodes: Tensor, offsets: Tensor, seed: int, hop: in
         within = np.arange(counts[whole].sum()) - np.repeat(ends - counts[whole], counts[whole])
         picked[within + np.repeat(begin[whole], counts[whole])] = within
         counts = np.where(counts == degrees, 0, counts)
+        for row in np.flatnonzero(counts > _MANY):  # long lists, one by one
+            picked[begin[row] : begin[row + 1]] = _floyd(stream[row], int(counts[row]), int(degrees[row]))
+        counts = np.where(counts > _MANY, 0, counts)
     for turn in range(int(counts.max(initial=0))):
         now = np.flatnonzero(counts > turn)
         if replace:
@@ -169,3 +175,13 @@ def plain_picks(graph: Graph, nodes: Tensor, offsets: Tensor, seed: int, hop: in
     if len(found) and not 0 <= found.min() <= found.max() < graph.num_nodes:
         raise ValueError("graph: its files are damaged: a row names a node that the graph does not have")
     return torch.from_numpy(found)
+
+
+def _floyd(stream: np.uint64, count: int, degree: int) -> np.ndarray:
+    """`count` different places of `degree`, as the loop of `plain_picks` picks them."""
+    places = draw_below(np.full(count, stream), np.arange(count), degree - count + 1 + np.arange(count))
+    found, used = np.empty(count, np.int64), set[int]()
+    for turn, place in enumerate(places.tolist()):
+        found[turn] = degree - count + turn if place in used else place
+        used.add(int(found[turn]))
+    return found

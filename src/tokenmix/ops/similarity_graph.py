@@ -122,7 +122,8 @@ class SimilarityRule:
 
         Returns:
             The graph and the score of each of its edges, (E,) float32 in the order of `graph.edges()`. Memory is O(E)
-            and a block of scores; with a quantile q of the pairs, E is about (1 - q) N^2.
+            and a block of scores; with a quantile q of the pairs, E is about (1 - q) N^2. Scores below 0 can occur with
+            `most` or a low threshold; a model that wants weights of 0 or more takes `weights.clamp(min=0)`.
 
         Raises:
             ValueError, TypeError: another shape or type, numbers that are not finite.

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenmix.ops.common import without_autocast
+
 
 @dataclass(frozen=True, eq=False)
 class SparseMatrix:
@@ -71,8 +73,10 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, sparse: SparseMatrix, dense: Tensor) -> Tensor:
         ctx.sparse = sparse
-        return sparse.matrix @ dense
+        with without_autocast(dense.device):
+            return sparse.matrix @ dense
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        return None, ctx.sparse.transposed @ grad.contiguous()
+        with without_autocast(grad.device):
+            return None, ctx.sparse.transposed @ grad.contiguous()

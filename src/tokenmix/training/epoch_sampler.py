@@ -51,5 +51,9 @@ class EpochTrainer(MixerTrainer):
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int] | None:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.dataloader_persistent_workers:
+            raise ValueError(
+                "dataloader_persistent_workers: expected False, found True: workers that stay hear of no new epoch"
+            )
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         return EpochSampler(len(dataset), seed, on_epoch=dataset.set_epoch)

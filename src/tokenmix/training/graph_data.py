@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tokenmix.data.graphs import NodeData, load_graph
 from tokenmix.data.node_batches import NodeCollator
+from tokenmix.models.large_gt import LargeGTConfig
 from tokenmix.ops.graph_positions import laplacian_encoding, random_walk_encoding
 from tokenmix.ops.hop_features import hop_features, open_hop_features
 from tokenmix.training.resume import write_text
@@ -59,11 +60,11 @@ class PreparedGraph(NamedTuple):
     positions: Tensor | None
     description: str
 
-    def collator(self, size: int, seed: int, *, resample: bool) -> NodeCollator:
-        """What makes batches of ids, see `NodeCollator`."""
-        return NodeCollator(
-            self.data.graph, size, features=self.features, positions=self.positions, seed=seed, resample=resample
-        )
+    def collator(self, model: LargeGTConfig, seed: int, *, resample: bool) -> NodeCollator:
+        """What makes the batches of a model, see `NodeCollator`; its global half alone needs no neighbours."""
+        size, near = (1, 0) if model.mode == "global" else (model.sample_size, model.near_nodes)
+        options: dict[str, Any] = {"near": near, "seed": seed, "resample": resample}
+        return NodeCollator(self.data.graph, size, features=self.features, positions=self.positions, **options)
 
 
 def prepare_graph(config: GraphConfig, hops: int, folder: str | os.PathLike[str]) -> PreparedGraph:

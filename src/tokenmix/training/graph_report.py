@@ -14,9 +14,9 @@ from tokenmix.training.report import RunResult, print_table
 from tokenmix.training.resume import write_text
 
 COLUMNS = {
-    "test": ("test accuracy", ".4f"),
-    "test_spread": ("± over seeds", ".4f"),
-    "val": ("validation", ".4f"),
+    "test": ("test", ".4f"),
+    "test_spread": ("± seeds", ".4f"),
+    "val": ("valid", ".4f"),
     "seeds": ("seeds", ".0f"),
     "trials": ("trials", ".0f"),
     "parameters": ("parameters", ",.0f"),
@@ -46,10 +46,10 @@ def report_graph(
     ]
     write_text(folder / "results.json", json.dumps({"graph": title, "rows": rows}, indent=2))
     plot_graph(folder / "accuracy.png", results, baselines)
-    shown = [RunResult(row.name, {"test_spread": float("nan"), **row.metrics}) for row in results]
-    print_table(title, shown, COLUMNS, {row.name: row.metrics for row in baselines}, console)
+    print_table(title, results, COLUMNS, {row.name: row.metrics for row in baselines}, console)
     for row in (*baselines, *results):
-        console.print(f"{row.name}: {row.sample or '{}'}", style="dim", markup=False, highlight=False)
+        if row.sample not in ("", "{}"):  # what tuning chose
+            console.print(f"{row.name}: {row.sample}", style="dim", markup=False, highlight=False)
     console.print(f"Written to {folder}: config.yaml, results.json, accuracy.png, and for each model its runs")
 
 

@@ -13,7 +13,7 @@ from tokenmix.data.node_batches import NodeCollator
 
 
 def classify_nodes(model: Any, collate: NodeCollator, nodes: Tensor, batch_size: int = 2048) -> Tensor:
-    """Logits of many nodes, chunk by chunk; whichever the chunks are, they are the same.
+    """Logits of many nodes, chunk by chunk; whichever the chunks are, they are the same to rounding.
 
     Args:
         model: a `LargeGTForNodeClassification`.
@@ -27,12 +27,12 @@ def classify_nodes(model: Any, collate: NodeCollator, nodes: Tensor, batch_size:
     training = model.training
     model.eval()
     with torch.inference_mode():
-        chunks = []
-        for part in nodes.split(batch_size):
+        chunks = [torch.empty(0, model.config.num_labels)]
+        for part in nodes.split(batch_size) if len(nodes) else ():
             batch = {key: value.to(model.device) for key, value in collate.sample(part).items()}
             chunks.append(model(**batch).logits.float().cpu())
     model.train(training)
-    return torch.cat(chunks) if chunks else torch.empty(0, model.config.num_labels)
+    return torch.cat(chunks)
 
 
 def accuracy(predictions: Tensor, labels: Tensor) -> float:

@@ -67,7 +67,10 @@ def print_table(
         table.add_row(name, *cells, style="dim")
     table.add_section()
     for result in results:
-        table.add_row(result.name, *(format(result.metrics[key], form) for key, (_, form) in columns.items()))
+        found = result.metrics
+        table.add_row(
+            result.name, *(format(found[key], form) if key in found else "" for key, (_, form) in columns.items())
+        )
     (console or Console()).print(table)
 
 

@@ -126,7 +126,9 @@ def train_or_resume(
         checkpoint = last_complete_checkpoint(Path(folder))
     if checkpoint is not None:
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        if state.global_step >= state.max_steps:  # killed after its end; the Trainer would train one step more
+        control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
+        stopped = control.get("should_training_stop", False)  # by a callback, before the last step
+        if stopped or state.global_step >= state.max_steps:  # killed after its end; the Trainer would train on
             if arguments.load_best_model_at_end and state.best_model_checkpoint is not None:
                 checkpoint = checkpoint.with_name(Path(state.best_model_checkpoint).name)
             weights = type(model).from_pretrained(checkpoint).state_dict()

@@ -317,11 +317,15 @@ def test_it_beats_logistic_regression_where_the_graph_matters():
         ({"edges": torch.tensor([[0], [12]])}, ValueError, "edges: expected nodes from 0 to 11, found 12"),
         ({"edges": torch.tensor([[-1], [1]])}, ValueError, "edges: expected nodes from 0 to 11, found -1"),
         ({"edge_weight": torch.ones(2)}, ValueError, r"edge_weight: expected floats of shape \(3,\)"),
-        ({"edge_weight": torch.tensor([1.0, -2.0, 1.0])}, ValueError, "edge_weight: expected 0 or more, found -2.0"),
+        (
+            {"edge_weight": torch.tensor([1.0, -2.0, 1.0])},
+            ValueError,
+            "edge_weight: expected numbers of 0 or more, found -2.0",
+        ),
         (
             {"edge_weight": torch.tensor([1.0, torch.nan, 1.0])},
             ValueError,
-            "edge_weight: expected 0 or more, found nan",
+            "edge_weight: expected numbers of 0 or more, found nan",
         ),
         ({"labels": torch.full((12,), 2.0)}, ValueError, "labels: expected 0 to 1, or -100 for none, found 2.0"),
         ({"labels": torch.ones(3)}, ValueError, r"labels: expected shape \(12,\)"),

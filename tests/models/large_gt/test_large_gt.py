@@ -92,6 +92,20 @@ def test_sampled_nodes_have_no_order_and_the_target_is_not_one_of_them(batch: di
     assert (other - whole).abs().max() > 1e-3
 
 
+def test_kinds_tell_near_nodes_others_and_hops_apart(batch: dict[str, Tensor]) -> None:
+    kept = {key: batch[key] for key in ("nodes", "features")}
+    plain, told = build("local").eval(), build("local", token_kinds=True, near_nodes=2).eval()
+    told.load_state_dict({**plain.state_dict(), "model.local_half.kinds": torch.zeros(3, 3, 8)})
+    whole = plain(batch["places"], **kept).logits
+    assert torch.equal(told(batch["places"], **kept).logits, whole)  # at the start it is the published model
+    with torch.no_grad():
+        torch.nn.init.normal_(told.model.local_half.kinds)
+    whole = told(batch["places"], **kept).logits
+    for order, same in (([0, 2, 1, 5, 6, 4, 3], True), ([0, 3, 2, 1, 4, 5, 6], False)):
+        gap = (told(batch["places"][:, order], **kept).logits - whole).abs().max()
+        assert bool(gap < 1e-5) == same
+
+
 @pytest.mark.parametrize("mode", ["local", "full"])
 def test_a_node_reaches_exactly_four_hops(mode: str) -> None:
     """On a path, with a sample that holds all of both hops: features four hops away change the output, five never."""
@@ -134,19 +148,57 @@ def test_a_graph_in_memory_gives_what_stored_hop_features_give(sparse: bool) -> 
         torch.testing.assert_close(one.grad, two.grad, atol=2e-5, rtol=1e-3, msg=name)
 
 
-def test_kept_products_follow_the_weights() -> None:
+def test_kept_products_follow_the_weights_and_the_graph() -> None:
     graph, features = random_graph(), torch.randn(NODES, FEATURES)
-    model, nodes = build("local").eval(), torch.tensor([1, 2])
-    model.attach(graph, features)
+    model, nodes = build("full", position_size=0).eval(), torch.tensor([1, 2])
     batch = NodeCollator(graph, 7).sample(nodes)
+
+    def both() -> tuple[Tensor, Tensor]:
+        found = model(**batch).logits
+        model.model.first._kept = None
+        return found, model(**batch).logits
+
     with torch.no_grad():
+        model.attach(graph, features)
         before = model(**batch).logits
         assert torch.equal(model(**batch).logits, before)
         model.model.first.token_in.weight.mul_(2.0)
-        after = model(**batch).logits
-        model.model.first._kept = None
-        assert not torch.equal(before, after)
-        assert torch.equal(model(**batch).logits, after)
+        after = both()
+        assert torch.equal(*after)
+        assert not torch.equal(before, after[0])
+        model.model.first.token_in.weight.data.mul_(0.5)  # no version tells
+        assert torch.equal(*both())
+        for seed in range(5):  # a new graph may lie where an old one lay
+            model.attach(None)
+            model.attach(random_graph(seed=seed), torch.randn(NODES, FEATURES))
+            assert torch.equal(*both())
+        other = copy.deepcopy(model)
+        assert torch.equal(other(**batch).logits, model(**batch).logits)
+
+
+@pytest.mark.parametrize("way", ["cast", "autocast"])
+def test_half_precision_with_a_graph_in_memory(way: str) -> None:
+    graph, features = random_graph(), (torch.rand(NODES, FEATURES) > 0.5).float().to_sparse_csr()
+    model = build(position_size=0, dropout=0.0, local_dropout=0.0)
+    model.attach(graph, features)
+    batch = NodeCollator(graph, 7).sample(torch.arange(NODES))
+    model.train()(**batch)
+    expected = model.eval()(**batch).logits
+    if way == "cast":
+        found = model.bfloat16()(**batch).logits
+    else:
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model.train()(**batch, labels=torch.zeros(NODES, dtype=torch.int64)).loss
+            found.backward()
+            found = model.eval()(**batch).logits
+    assert (found.float() - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+def test_a_code_may_stand_for_more_nodes_than_half_precision_counts() -> None:
+    half = build("global", num_nodes=200_000, codes=2, position_size=0).model.global_half
+    half.node_codes.set(torch.arange(200_000), torch.arange(200_000) % 2)
+    with torch.autocast("cpu", torch.float16):
+        assert half.read(torch.randn(3, 6)).isfinite().all()
 
 
 def test_the_global_half_is_attention_over_all_nodes_each_replaced_by_its_code(batch: dict[str, Tensor]) -> None:
@@ -210,6 +262,7 @@ def test_the_published_start_gives_every_node_a_random_code_and_lets_codes_die(b
     assert int(faithful.model.global_half.node_codes.counts().sum()) == NODES
     assert int(ours.model.global_half.node_codes.counts().sum()) == 0
     faithful.train()(**batch), ours.train()(**batch)
+    assert float(faithful.model.global_half.quantiser.counts.sum()) == pytest.approx(0.01 * 5, rel=0.02)  # one step
     longest = [model.model.global_half.quantiser.codebook().norm(dim=1).max() for model in (faithful, ours)]
     assert longest[0] > 1e4
     assert longest[1] < 100
@@ -224,13 +277,10 @@ def test_every_parameter_that_trains_gets_a_gradient(mode: str, batch: dict[str,
     model.zero_grad()  # the second step: in the first one, every code is a node of the batch
     model(**batch, labels=torch.tensor([0, 1, 2, 0, 1])).loss.backward()
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None, name
-            assert parameter.grad.isfinite().all(), name
-            if not name.endswith("bias"):
-                assert parameter.grad.abs().max() > 0, name
-        else:
-            assert "first" in name
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        if not name.endswith("bias"):
+            assert parameter.grad.abs().max() > 0, name
 
 
 def test_a_batch_of_one_and_labels_that_are_missing(batch: dict[str, Tensor]) -> None:
@@ -292,6 +342,28 @@ def test_bad_input_is_named(batch: dict[str, Tensor], change: dict[str, Tensor |
 def test_bad_settings_are_named(fields: dict[str, object], expected: str) -> None:
     with pytest.raises((ValueError, TypeError), match=expected):
         LargeGTConfig(**fields)
+
+
+def test_a_partial_checkpoint_keeps_the_statistics_that_it_has(batch: dict[str, Tensor], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = build().train()
+    model(**batch)
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    for name in ("fusion.0.norm.num_batches_tracked", "model.global_half.node_codes.nodes_per_code"):
+        del tensors[name]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    other = LargeGTForNodeClassification.from_pretrained(tmp_path)
+    assert torch.equal(other.fusion[0].norm.running_mean, model.fusion[0].norm.running_mean)
+    assert torch.equal(other.model.global_half.node_codes.counts(), model.model.global_half.node_codes.counts())
+
+
+def test_features_that_are_no_numbers_are_refused() -> None:
+    features = torch.zeros(NODES, FEATURES)
+    features[3, 1] = torch.nan
+    with pytest.raises(ValueError, match="features: expected finite numbers"):
+        build().attach(random_graph(), features)
 
 
 def test_a_graph_of_another_size_is_refused() -> None:

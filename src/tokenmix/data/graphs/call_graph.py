@@ -40,7 +40,8 @@ def functions_of(source: str | bytes) -> list[Function]:
 
     Returns:
         For each function its name, and in alphabetical order the names that it calls (`f` of both `f()` and `x.f()`)
-        and the identifiers in it: names, attributes, parameters. Its own name and its text are not among them.
+        and the identifiers in it: names, attributes, parameters. Its text is not among
+        them, nor its own name, unless it calls itself.
 
     Raises:
         SyntaxError, ValueError: it is no Python.

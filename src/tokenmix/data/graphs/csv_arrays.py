@@ -95,8 +95,8 @@ def kept_table(path: Path, rows: int, cache: Path) -> np.ndarray:
     Raises:
         FileNotFoundError, ValueError: see `read_csv`, or another number of rows.
     """
-    if _is_fresh(cache, path):
-        return np.load(cache, mmap_mode="c")
+    if _is_fresh(cache, path) and (kept := _kept_array(cache)) is not None and len(kept) == rows:
+        return kept
     part = cache.with_name(f"{cache.name}.{os.getpid()}.part")
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +123,15 @@ def kept_table(path: Path, rows: int, cache: Path) -> np.ndarray:
     return np.load(cache, mmap_mode="c")
 
 
+def _kept_array(cache: Path) -> np.ndarray | None:
+    """A memory-mapped array that was kept before; None where its file is damaged, so that it is written anew."""
+    try:
+        found: np.ndarray = np.load(cache, mmap_mode="c")
+    except (OSError, ValueError, EOFError):
+        return None
+    return found
+
+
 def kept_member(path: Path, name: str, cache: Path) -> np.ndarray:
     """An array of a .npz file, memory-mapped: in place if it is stored as it is, else unpacked once.
 
@@ -139,7 +148,7 @@ def kept_member(path: Path, name: str, cache: Path) -> np.ndarray:
             member = archive.getinfo(f"{name}.npy")
             if member.compress_type == zipfile.ZIP_STORED:
                 return _map_stored(path, member.header_offset)
-            if not _is_fresh(cache, path):
+            if not _is_fresh(cache, path) or _kept_array(cache) is None:
                 cache.parent.mkdir(parents=True, exist_ok=True)
                 part = cache.with_name(f"{cache.name}.{os.getpid()}.part")
                 try:

@@ -97,11 +97,22 @@ def _planetoid(name: str, folder_name: str, root: Path | None, download: bool) -
 
 def _read(name: str, folder: Path) -> NodeData:
     parts = {part: read_pickle(folder / f"ind.{name}.{part}") for part in _PARTS[:-1]}
-    for part, kind in {"allx": SparseRows, "tx": SparseRows, "ally": np.ndarray, "ty": np.ndarray}.items():
+    kinds: dict[str, type] = {
+        "allx": SparseRows,
+        "tx": SparseRows,
+        "ally": np.ndarray,
+        "ty": np.ndarray,
+        "y": np.ndarray,
+        "graph": dict,
+    }
+    for part, kind in kinds.items():
         if not isinstance(parts[part], kind):
             found = type(parts[part]).__name__
             raise ValueError(f"{folder}/ind.{name}.{part}: expected {kind.__name__}, found {found}")
-    test = np.loadtxt(folder / f"ind.{name}.test.index", dtype=np.int64, ndmin=1)
+    try:
+        test = np.loadtxt(folder / f"ind.{name}.test.index", dtype=np.int64, ndmin=1)
+    except ValueError as error:
+        raise ValueError(f"{folder}/ind.{name}.test.index: expected a whole number a line, found: {error}") from error
     known, width = parts["allx"].size
     nodes = int(test.max(initial=known - 1)) + 1
     if len(test) != parts["tx"].size[0] or len(np.unique(test)) != len(test) or test.min(initial=known) < known:

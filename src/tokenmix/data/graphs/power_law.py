@@ -90,8 +90,9 @@ def power_law(
     class_of = np.arange(communities) % num_classes
     random.shuffle(class_of)
     means = random.standard_normal((communities, num_features), np.float32)
-    if folder is not None and (folder / "done.json").is_file():
-        graph, features = Graph.open(folder / "graph"), np.load(folder / "features.npy", mmap_mode="c")
+    kept = None if folder is None else _open_kept(folder)
+    if kept is not None:
+        graph, features = kept
     else:
         graph = _draw_graph(random, id_of_rank, num_edges, communities, homophily, power)
         features = _draw_features(folder, community, means, noise, seed)
@@ -111,6 +112,15 @@ def power_law(
         *random_split(torch.arange(num_nodes), split_seed),
         f"generated: {json.dumps(sizes)}; split 50/25/25 by seed {split_seed}",
     )
+
+
+def _open_kept(folder: Path) -> tuple[Graph, np.ndarray] | None:
+    """What an earlier call wrote; None where it did not end, or a file is damaged."""
+    try:
+        json.loads((folder / "done.json").read_text(encoding="utf-8"))
+        return Graph.open(folder / "graph"), np.load(folder / "features.npy", mmap_mode="c")
+    except (OSError, ValueError, EOFError):
+        return None
 
 
 def _check(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenmix.data.graphs.features import check_features
 from tokenmix.data.graphs.node_data import NO_LABEL, NodeData, random_split
 from tokenmix.ops.graph import Graph
 
@@ -47,10 +48,10 @@ def from_pyg(
         split_seed: of a random 50/25/25 split of the nodes with a label, where `data` has no masks.
 
     Returns:
-        The graph as it is: directed edges stay directed, equal ones are joined.
+        The graph as it is: directed edges stay directed, equal ones are joined. Features of edges are left out.
 
     Raises:
-        ValueError: a field is missing or does not fit.
+        ValueError: a field is missing or does not fit, features that are NaN or infinite, classes that are fractions.
 
     Example:
         >>> from torch_geometric.data import Data
@@ -62,6 +63,8 @@ def from_pyg(
         if getattr(data, field, None) is None:
             raise ValueError(f"data: expected x, edge_index and y, found no {field}")
     labels = torch.nan_to_num(data.y.reshape(-1).double(), nan=-1.0)
+    if bool((labels != labels.round()).any()):
+        raise ValueError(f"data.y: expected classes, found {float(labels[labels != labels.round()][0])}")
     labels = torch.where(labels < 0, NO_LABEL, labels).long()
     if len(labels) != data.num_nodes:
         raise ValueError(f"data.y: expected one label for each of {data.num_nodes} nodes, found {tuple(data.y.shape)}")
@@ -70,15 +73,18 @@ def from_pyg(
         parts = [_ids(f"{part}_mask", mask, split) for part, mask in zip(("train", "val", "test"), masks, strict=True)]
         where = f"its masks, column {split}" if masks[0].dim() > 1 else "its masks"
     elif any(mask is not None for mask in masks):
-        raise ValueError("data: expected train_mask, val_mask and test_mask or none of them, found some")
+        missing = [f"{part}_mask" for part, mask in zip(("train", "val", "test"), masks, strict=True) if mask is None]
+        raise ValueError(f"data: expected train_mask, val_mask and test_mask or none of them, found no {missing[0]}")
     else:
         parts = list(random_split((labels != NO_LABEL).nonzero().reshape(-1), split_seed))
         where = f"50/25/25 by seed {split_seed}"
+    features = _float_features(data.x)
+    check_features(features)
     count = max(0, int(labels.max()) + 1) if len(labels) else 0
     return NodeData(
         name,
         Graph.from_edges(data.edge_index.cpu(), data.num_nodes),
-        _float_features(data.x),
+        features,
         labels,
         tuple(map(str, range(count))) if classes is None else tuple(classes),
         parts[0],

@@ -152,6 +152,9 @@ class HybridGraphModel(SafeLoading, PreTrainedModel):
         if features.dim() != 2 or features.shape[1] != self.config.num_features:
             expected = f"(N, num_features={self.config.num_features})"
             raise ValueError(f"features: expected shape {expected}, found {tuple(features.shape)}")
+        if not bool(features.isfinite().all()):
+            row = int((~features.isfinite()).any(1).nonzero()[0])
+            raise ValueError(f"features: expected finite numbers, found NaN or infinity at node {row}")
         if not isinstance(edges, Tensor) or edges.is_floating_point() or edges.dtype == torch.bool:
             raise TypeError(f"edges: expected integers, found {_kind(edges)}")
         if edges.dim() != 2 or len(edges) != 2:
@@ -167,9 +170,9 @@ class HybridGraphModel(SafeLoading, PreTrainedModel):
                     f"edge_weight: expected floats of shape ({edges.shape[1]},), found {edge_weight.dtype} of "
                     f"{tuple(edge_weight.shape)}"
                 )
-            if not bool((edge_weight >= 0).all()):
-                found_weight = float(edge_weight[~(edge_weight >= 0)][0])
-                raise ValueError(f"edge_weight: expected 0 or more, found {found_weight}")
+            wrong = ~((edge_weight >= 0) & edge_weight.isfinite())
+            if bool(wrong.any()):
+                raise ValueError(f"edge_weight: expected numbers of 0 or more, found {float(edge_weight[wrong][0])}")
 
     def _targets(self, name: str, value: Tensor | None, nodes: int) -> Tensor | None:
         if value is None:

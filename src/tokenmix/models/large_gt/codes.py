@@ -9,6 +9,7 @@ from tokenmix.mixers.codebook import NodeCodes
 from tokenmix.mixers.vector_quantiser import VectorQuantiser
 from tokenmix.models.large_gt.norm import RowNorm
 from tokenmix.ops.attend import attend
+from tokenmix.ops.precision import at_least_float32
 from tokenmix.ops.sources import Slots
 
 
@@ -20,8 +21,8 @@ class GlobalHalf(nn.Module):
 
     n_m is the number of nodes whose code is m, so this is attention over all nodes of the graph, each replaced by its
     code. Training moves the codes towards the q of its batches by moving averages, without gradients, after the codes
-    were read; only nodes of the batch change their codes. A node that was never in a training batch has no code, unless
-    `assign` gives it one.
+    were read (but the first batch makes them before); only nodes of the batch change their codes. A node that was never
+    in a training batch has no code, unless `assign` gives it one.
 
     Args:
         dim: d.
@@ -86,10 +87,11 @@ class GlobalHalf(nn.Module):
             (B, h * d).
         """
         q = self.query(z, positions)
-        if self.training and not self.quantiser.initialised:  # nothing to read yet
+        fresh = self.training and self.quantiser.init == "first_batch" and not self.quantiser.initialised
+        if fresh:  # there is nothing to read yet
             self._learn(q, nodes)
         y = self.read(q)
-        if self.training:
+        if self.training and not fresh:
             self._learn(q, nodes)
         return y
 
@@ -99,7 +101,7 @@ class GlobalHalf(nn.Module):
         keys = self.k_proj(book).unflatten(-1, (self.heads, -1)).transpose(0, 1)  # (h, M, d)
         values = self.v_proj(book[:, : self.code_size]).unflatten(-1, (self.heads, -1)).transpose(0, 1)
         queries = self.q_proj(q).unflatten(-1, (self.heads, -1)).transpose(0, 1)[None]  # (1, h, B, d)
-        weight = self.node_codes.counts().to(queries.dtype).log()
+        weight = self.node_codes.counts().to(at_least_float32(queries).dtype).log()
         return attend(queries, None, None, Slots(keys, values, weight))[0].transpose(0, 1).flatten(1)
 
     @torch.no_grad()

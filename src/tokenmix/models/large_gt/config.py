@@ -25,6 +25,10 @@ class LargeGTConfig(PreTrainedConfig):
         num_labels: classes (transformers' own field; also through `id2label`).
         mode: "full", or one of its halves: "local" or "global".
         sample_size: K, nodes a sequence, the target counted.
+        near_nodes: of the K - 1 sampled nodes, so many are neighbours of one hop; the others are drawn from both hops
+            together, as all are with 0, the published sampling. The model does not read it: who makes its batches does.
+        token_kinds: learned vectors tell the target, its near nodes and the others apart, and the tokens of each hop;
+            False: tokens are known by their features alone, as published.
         hops: powers of the normalised adjacency beside the raw features; hops + 1 tokens a node.
         hidden_size: d.
         num_attention_heads: h; every head is as wide as d.
@@ -61,6 +65,8 @@ class LargeGTConfig(PreTrainedConfig):
     num_nodes: int = 1
     mode: str = "full"
     sample_size: int = 100
+    near_nodes: int = 0
+    token_kinds: bool = False
     hops: int = 2
     hidden_size: int = 256
     num_attention_heads: int = 2
@@ -81,11 +87,13 @@ class LargeGTConfig(PreTrainedConfig):
         sizes = ("num_features", "num_nodes", "sample_size", "hidden_size", "num_attention_heads", "codes")
         for name in sizes:
             check_positive(name, getattr(self, name))
-        for name in ("hops", "position_size"):
+        for name in ("hops", "position_size", "near_nodes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected 0 or more, found {getattr(self, name)}")
         if self.mode not in MODES:
             raise ValueError(f"mode: expected one of {', '.join(MODES)}, found {self.mode!r}")
+        if self.near_nodes >= self.sample_size:
+            raise ValueError(f"near_nodes: expected fewer than sample_size={self.sample_size}, found {self.near_nodes}")
         if self.vq_init not in ("first_batch", "normal"):
             raise ValueError(f"vq_init: expected 'first_batch' or 'normal', found {self.vq_init!r}")
         if self.mode != "global" and self.sample_size * (self.hops + 1) < 2:
@@ -100,8 +108,8 @@ class LargeGTConfig(PreTrainedConfig):
         check_positive("code_size", self.code_size)
         if self.vq_restart == "auto":
             self.vq_restart = 0.01 if self.vq_init == "first_batch" else None
-        if isinstance(self.vq_restart, str) or (self.vq_restart is not None and self.vq_restart < 0):
-            raise ValueError(f"vq_restart: expected a count of 0 or more, or None, found {self.vq_restart!r}")
+        if isinstance(self.vq_restart, str) or (self.vq_restart is not None and not 0 <= self.vq_restart <= 1):
+            raise ValueError(f"vq_restart: expected a share from 0 to 1, or None, found {self.vq_restart!r}")
         super().__post_init__(**kwargs)
 
     @property

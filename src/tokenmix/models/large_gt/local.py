@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,9 +28,12 @@ class LocalHalf(nn.Module):
         heads: h.
         dropout: after the first layer.
         local_dropout: on what the attention gives, twice.
+        hops: with it, a learned vector is added to each token before the norm, which tells the target, the `near` nodes
+            behind it and the others apart, and a node's hops + 1 tokens; it starts at 0. None: tokens are known by
+            their features alone, as published.
+        near: nodes behind the target that are its neighbours.
 
     Example:
-        >>> import torch
         >>> LocalHalf(dim=8, heads=2, dropout=0.5, local_dropout=0.3)(torch.zeros(4, 6, 8)).shape
         torch.Size([4, 16])
 
@@ -37,9 +41,12 @@ class LocalHalf(nn.Module):
         Dwivedi et al. 2023, arXiv 2312.11109, and its authors' code.
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float, local_dropout: float) -> None:
+    def __init__(
+        self, dim: int, heads: int, dropout: float, local_dropout: float, *, hops: int | None = None, near: int = 0
+    ) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.near = heads, near
+        self.kinds = None if hops is None else nn.Parameter(torch.zeros(3, hops + 1, dim))
         self.drop = nn.Dropout(dropout)
         self.token_out = nn.Linear(dim, dim)
         self.local_in = nn.Linear(dim, dim)
@@ -57,6 +64,8 @@ class LocalHalf(nn.Module):
         # two layers with nothing between them: their product is smaller than what they would be applied to
         weight = self.local_in.weight @ self.token_out.weight
         x = F.linear(x, weight, self.local_in.weight @ self.token_out.bias + self.local_in.bias)
+        if self.kinds is not None:
+            x = x + self._kinds_of(x.shape[1] // self.kinds.shape[1])
         q, k, v = self.qkv_proj(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = attend(q, k, v, Full()).transpose(1, 2).flatten(2)
         x = self.out_norm(self.local_drop(self.o_proj(mixed)) + self.residual(x))
@@ -64,3 +73,11 @@ class LocalHalf(nn.Module):
         weights = self.readout(others).float().softmax(1).to(x.dtype)  # (B, T - 1, 1)
         y: Tensor = target + (weights.transpose(1, 2) @ others)[:, 0]
         return y
+
+    def _kinds_of(self, nodes: int) -> Tensor:
+        """(nodes * (hops + 1), d), node by node."""
+        kinds: Tensor = self.kinds  # type: ignore[assignment]  # where it is called
+        kind = torch.full((nodes,), 2, device=kinds.device)
+        kind[: 1 + self.near] = 1
+        kind[0] = 0
+        return kinds[kind].flatten(0, 1)

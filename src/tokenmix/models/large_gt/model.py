@@ -51,6 +51,8 @@ class LargeGTPreTrainedModel(SafeLoading, PreTrainedModel):
                 nn.init.normal_(linear.weight, std=std)
                 if linear.bias is not None:
                     nn.init.zeros_(linear.bias)
+            if module.kinds is not None:
+                nn.init.zeros_(module.kinds)
         elif (reset := getattr(module, "reset_parameters", None)) is not None:
             reset()
 
@@ -105,13 +107,11 @@ class LargeGTModel(LargeGTPreTrainedModel):
         super().__init__(config)
         dim, heads = config.hidden_size, config.num_attention_heads
         self.graph: WholeGraph | None = None
-        self.first = FirstLayers(config.num_features, dim, config.hops)
-        if config.mode == "local":
-            self.first.node_in.requires_grad_(False)  # nobody reads it
-        if config.mode == "global":
-            self.first.token_in.requires_grad_(False)
+        self.first = FirstLayers(config.num_features, dim, config.hops, config.mode)
         if config.mode != "global":
-            self.local_half = LocalHalf(dim, heads, config.dropout, config.local_dropout)
+            told = config.hops if config.token_kinds else None
+            near = config.near_nodes
+            self.local_half = LocalHalf(dim, heads, config.dropout, config.local_dropout, hops=told, near=near)
         if config.mode != "local":
             self.global_half = GlobalHalf(
                 dim,
@@ -145,11 +145,11 @@ class LargeGTModel(LargeGTPreTrainedModel):
         self._check(places, nodes, features, positions)
         first = self._first(places[:, 0], features)
         halves = []
-        if self.config.mode != "global":
+        if first.tokens is not None and self.first.token_in is not None:
             tokens = first.tokens.index_select(0, places.flatten())
             tokens = tokens.view(len(places), -1, tokens.shape[-1]) + self.first.token_in.bias
             halves.append(self.local_half(tokens))
-        if self.config.mode != "local":
+        if first.nodes is not None:
             halves.append(self.global_half(first.nodes, nodes, positions))
         return LargeGTOutput(last_hidden_state=torch.cat(halves, dim=1))
 
@@ -168,10 +168,10 @@ class LargeGTModel(LargeGTPreTrainedModel):
 
         The codebook stays as it is. Input is that of `forward`.
         """
-        if self.config.mode == "local":
-            return
         self._check(places, nodes, features, positions)
-        self.global_half.assign(self._first(places[:, 0], features).nodes, nodes, positions)
+        z = self._first(places[:, 0], features).nodes
+        if z is not None:  # of mode "local"
+            self.global_half.assign(z, nodes, positions)
 
     def _check(self, places: Tensor, nodes: Tensor, features: Tensor | None, positions: Tensor | None) -> None:
         config = self.config
@@ -200,6 +200,9 @@ class LargeGTModel(LargeGTPreTrainedModel):
         wanted = config.position_size if config.mode != "local" else 0
         if wanted and (positions is None or tuple(positions.shape) != (len(nodes), wanted)):
             found = None if positions is None else tuple(positions.shape)
-            raise ValueError(f"positions: expected shape (B, position_size) = {(len(nodes), wanted)}, found {found}")
+            raise ValueError(
+                f"positions: expected shape (B, position_size) = {(len(nodes), wanted)}, found {found}; without "
+                "positional encodings, set position_size=0"
+            )
         if not wanted and positions is not None and config.mode != "local":
             raise ValueError("positions: expected none, as position_size is 0, found some")

@@ -27,7 +27,7 @@ from tokenmix.training.graph_baselines import tune_kept
 from tokenmix.training.graph_data import GraphConfig, PreparedGraph, prepare_graph
 from tokenmix.training.graph_plan import check_names, split_changes
 from tokenmix.training.graph_report import report_graph
-from tokenmix.training.graph_score import accuracy, classify_nodes, over_seeds, trainer_accuracy
+from tokenmix.training.graph_score import accuracy, classify_nodes, over_seeds, peak_memory, trainer_accuracy
 
 
 @dataclass
@@ -96,7 +96,7 @@ def compute_metrics(model: Any, graph: PreparedGraph, seed: int) -> dict[str, fl
         nodes = getattr(data, split)
         logits = classify_nodes(model, graph.collator(model.config, seed, resample=False), nodes)
         found[split] = accuracy(logits, data.labels[nodes])
-    return found | {"parameters": model.num_parameters(only_trainable=True)}
+    return found | {"parameters": model.num_parameters(), "peak_gb": peak_memory()}
 
 
 def train_one(config: Config, name: str, graph: PreparedGraph, changes: dict[str, Any], folder: Path, seed: int) -> Any:
@@ -122,7 +122,8 @@ def train_one(config: Config, name: str, graph: PreparedGraph, changes: dict[str
         compute_metrics=trainer_accuracy,
         callbacks=[EarlyStoppingCallback(config.patience)] if config.patience else None,
     )
-    result = RunResult(name, {"train_seconds": run.seconds, "steps": run.steps}, run.history)
+    speed = run.steps * training.batch_size / run.seconds
+    result = RunResult(name, {"train_seconds": run.seconds, "steps": run.steps, "nodes_per_second": speed}, run.history)
     if PartialState().is_main_process:
         model.save_pretrained(folder / "model")
         result.metrics |= compute_metrics(model, graph, seed)

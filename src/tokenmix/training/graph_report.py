@@ -21,6 +21,8 @@ COLUMNS = {
     "trials": ("trials", ".0f"),
     "parameters": ("parameters", ",.0f"),
     "train_seconds": ("train s", ".0f"),
+    "nodes_per_second": ("nodes/s", ",.0f"),
+    "peak_gb": ("peak GB", ".1f"),
 }
 
 

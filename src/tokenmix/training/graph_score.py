@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,16 @@ def trainer_accuracy(evaluated: Any) -> dict[str, float]:
     logits, labels = evaluated.predictions, evaluated.label_ids
     logits = logits[0] if isinstance(logits, tuple) else logits
     return {"accuracy": accuracy(torch.as_tensor(logits), torch.as_tensor(labels))}
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held so far, in GB, mapped files counted; NaN where that is not told."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
+    unit = 1e9 if sys.platform == "darwin" else 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:

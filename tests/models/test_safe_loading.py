@@ -275,8 +275,12 @@ def test_resuming_never_unpickles_code(file: str, tmp_path: Path) -> None:
 
 
 def test_nothing_of_ours_unpickles() -> None:
-    """No file of the library or the recipes imports pickle, or calls torch.load without weights_only."""
+    """No file of the library or the recipes imports pickle, or calls torch.load without weights_only.
+
+    But for one: data sets of 2016 are pickles, and it reads arrays alone (tests/data/graphs try to run code).
+    """
     files = [file for folder in ("src", "recipes") for file in (ROOT / folder).rglob("*.py")]
+    files.remove(ROOT / "src" / "tokenmix" / "data" / "graphs" / "safe_pickle.py")
     assert len(files) > 50
     for file in files:
         for node in ast.walk(ast.parse(file.read_text())):

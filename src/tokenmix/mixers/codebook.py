@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from tokenmix.attention_weights import AttentionShape, AttentionWeights
 from tokenmix.layout import Layout
-from tokenmix.mixer import TokenMixer, check_divides, check_positive, copy_linear, register_mixer
+from tokenmix.mixer import TokenMixer, check_positive, register_mixer
+from tokenmix.mixers.projections import take_heads, width_of_heads
 from tokenmix.mixers.reach import interval_reach
 from tokenmix.mixers.vector_quantiser import VectorQuantiser, of_all_processes, set_buffer
 from tokenmix.ops.attend import attend
@@ -77,11 +78,7 @@ class CodebookAttention(TokenMixer):
         restart: float | None = 0.01,
     ) -> None:
         super().__init__(dim)
-        check_positive("heads", heads)
-        if head_dim is None:
-            check_divides("heads", heads, "dim", dim)
-            head_dim = dim // heads
-        check_positive("head_dim", head_dim)
+        head_dim = width_of_heads(dim, heads, head_dim)
         self.heads, self.head_dim, self.codes = heads, head_dim, codes
         self.code_proj = None
         if code_dim is not None:
@@ -108,15 +105,9 @@ class CodebookAttention(TokenMixer):
         """Its heads."""
         return {"heads": attention.heads, "head_dim": attention.head_dim, "bias": attention.bias}
 
-    @torch.no_grad()
     def take_attention(self, weights: AttentionWeights) -> tuple[str, ...]:
         """All of it, for as many heads of the same width, where codes have the width of the features."""
-        if self.code_proj is not None or (self.heads, self.head_dim) != (weights.shape.heads, weights.shape.head_dim):
-            return ()
-        weights = weights.repeated()
-        for name in ("q", "k", "v", "o"):
-            copy_linear(getattr(self, f"{name}_proj"), getattr(weights, name), getattr(weights, f"{name}_bias"))
-        return ("q", "k", "v", "o")
+        return take_heads(self, weights) if self.code_proj is None else ()
 
     def mix(self, x: Tensor, layout: Layout, state: MixerState | None) -> Tensor:
         """See `TokenMixer.mix`."""

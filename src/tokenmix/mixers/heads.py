@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from tokenmix.attention_weights import AttentionShape, AttentionWeights
 from tokenmix.layout import Layout
-from tokenmix.mixer import TokenMixer, check_divides, check_positive, copy_linear
+from tokenmix.mixer import TokenMixer, check_divides, check_positive
 from tokenmix.mixers.decoding import read_and_write
 from tokenmix.mixers.logits import max_logits
+from tokenmix.mixers.projections import copy_projections
 from tokenmix.mixers.reach import interval_reach
 from tokenmix.mixers.rotary import RotaryTable, check_rope, rotary_table, turn
 from tokenmix.ops.attend import attend
@@ -152,9 +153,7 @@ class HeadGroupAttention(TokenMixer):
             published = getattr(weights, f"{name}_norm")
             if norm is not None and published is not None:
                 norm.weight.copy_(published)
-        for name in ("q", "k", "v", "o"):
-            copy_linear(getattr(self, f"{name}_proj"), getattr(weights, name), getattr(weights, f"{name}_bias"))
-        return ("q", "k", "v", "o")
+        return copy_projections(self, weights)
 
     def mix(self, x: Tensor, layout: Layout, state: MixerState | None) -> Tensor:
         """See `TokenMixer.mix`."""

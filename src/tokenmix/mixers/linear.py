@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from tokenmix.attention_weights import AttentionShape, AttentionWeights
 from tokenmix.layout import Layout
-from tokenmix.mixer import TokenMixer, check_divides, check_positive, copy_linear, register_mixer
+from tokenmix.mixer import TokenMixer, register_mixer
+from tokenmix.mixers.projections import take_heads, width_of_heads
 from tokenmix.mixers.reach import interval_reach
 from tokenmix.ops.chunked_scan import linear_attention
 from tokenmix.state import MixerState, document_starts
@@ -66,11 +67,7 @@ class LinearAttention(TokenMixer):
         bias: bool = False,
     ) -> None:
         super().__init__(dim, is_causal=causal)
-        check_positive("heads", heads)
-        if head_dim is None:
-            check_divides("heads", heads, "dim", dim)
-            head_dim = dim // heads
-        check_positive("head_dim", head_dim)
+        head_dim = width_of_heads(dim, heads, head_dim)
         if feature_map not in FEATURE_MAPS:
             raise ValueError(f"feature_map: expected one of {sorted(FEATURE_MAPS)}, found {feature_map!r}")
         self.heads, self.head_dim, self.feature_map = heads, head_dim, feature_map
@@ -97,12 +94,7 @@ class LinearAttention(TokenMixer):
 
     def take_attention(self, weights: AttentionWeights) -> tuple[str, ...]:
         """All of it but rotary positions, for as many heads of the same width."""
-        if (self.heads, self.head_dim) != (weights.shape.heads, weights.shape.head_dim):
-            return ()
-        weights = weights.repeated()
-        for name in ("q", "k", "v", "o"):
-            copy_linear(getattr(self, f"{name}_proj"), getattr(weights, name), getattr(weights, f"{name}_bias"))
-        return ("q", "k", "v", "o")
+        return take_heads(self, weights)
 
     def mix(self, x: Tensor, layout: Layout, state: MixerState | None) -> Tensor:
         """See `TokenMixer.mix`."""

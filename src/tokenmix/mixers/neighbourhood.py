@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from tokenmix.attention_weights import AttentionShape, AttentionWeights
 from tokenmix.layout import Layout
-from tokenmix.mixer import TokenMixer, check_divides, check_positive, copy_linear, register_mixer
+from tokenmix.mixer import TokenMixer, check_positive, register_mixer
+from tokenmix.mixers.projections import take_heads, width_of_heads
 from tokenmix.ops.edges import attend_edges
 from tokenmix.state import MixerState
 
@@ -81,11 +82,7 @@ class NeighbourhoodAttention(TokenMixer):
         bias: bool = False,
     ) -> None:
         super().__init__(dim)
-        check_positive("heads", heads)
-        if head_dim is None:
-            check_divides("heads", heads, "dim", dim)
-            head_dim = dim // heads
-        check_positive("head_dim", head_dim)
+        head_dim = width_of_heads(dim, heads, head_dim)
         if not isinstance(self_loops, bool):
             raise TypeError(f"self_loops: expected True or False, found {self_loops!r}")
         self.heads, self.head_dim, self.self_loops, self.edge_dim = heads, head_dim, self_loops, edge_dim
@@ -110,15 +107,9 @@ class NeighbourhoodAttention(TokenMixer):
         """Its heads."""
         return {"heads": attention.heads, "head_dim": attention.head_dim, "bias": attention.bias}
 
-    @torch.no_grad()
     def take_attention(self, weights: AttentionWeights) -> tuple[str, ...]:
         """All of it, for as many heads of the same width."""
-        if (self.heads, self.head_dim) != (weights.shape.heads, weights.shape.head_dim):
-            return ()
-        weights = weights.repeated()
-        for name in ("q", "k", "v", "o"):
-            copy_linear(getattr(self, f"{name}_proj"), getattr(weights, name), getattr(weights, f"{name}_bias"))
-        return ("q", "k", "v", "o")
+        return take_heads(self, weights)
 
     def mix(self, x: Tensor, layout: Layout, state: MixerState | None) -> Tensor:
         """See `TokenMixer.mix`."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tokenmix.attention_weights import AttentionShape, AttentionWeights
 from tokenmix.layout import Layout, put_tokens, take_tokens
 from tokenmix.nearest import nearest
+from tokenmix.ops import common
 from tokenmix.state import MixerState
 
 Causality = Literal["always", "optional", "never"]
@@ -187,12 +188,7 @@ class TokenMixer(nn.Module):
         return layout
 
 
-def check_positive(name: str, value: int) -> None:
-    """Refuse anything but a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected a positive integer, found {value!r}")
-    if value < 1:
-        raise ValueError(f"{name}: expected a positive integer, found {value}")
+check_positive = common.check_positive  # for mixers and models
 
 
 def set_parameter(parameter: nn.Parameter, value: Tensor) -> None:

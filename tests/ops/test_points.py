@@ -11,26 +11,6 @@ from tokenmix.ops.attend import attend
 from tokenmix.ops.points import farthest_points, nearest_neighbours
 from tokenmix.ops.sources import Neighbours
 
-LEVELS = [*range(3), "torch"]
-
-
-@pytest.fixture(params=LEVELS, ids=[*kernels.LEVELS, "torch"])
-def path(request):
-    """The kernels with each kind of vectors that this processor has, and plain torch; fresh memory full of NaN."""
-    if request.param == "torch":
-        with kernels.use("torch"):
-            yield "torch"
-        return
-    if not kernels.available():
-        pytest.skip(f"no native kernels: {kernels.status()}")
-    if kernels.library().tm_set_level(request.param) != request.param:
-        kernels.library().tm_set_level(-1)
-        pytest.skip(f"this processor has no {kernels.LEVELS[request.param]}")
-    torch.use_deterministic_algorithms(True)
-    yield "native"
-    torch.use_deterministic_algorithms(False)
-    kernels.library().tm_set_level(-1)
-
 
 def distance(a, b):
     total = (a[0] - b[0]) ** 2

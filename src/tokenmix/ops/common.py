@@ -67,6 +67,20 @@ def check_axes(name: str, value: object, axes: str, count: int) -> None:
         raise ValueError(f"{name}: expected shape {axes} without empty axes, found {tuple(value.shape)}")
 
 
+def check_positive(name: str, value: int) -> None:
+    """Refuse anything but a positive integer.
+
+    Example:
+        >>> check_positive("heads", 0)
+        Traceback (most recent call last):
+        ValueError: heads: expected a positive integer, found 0
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected a positive integer, found {value!r}")
+    if value < 1:
+        raise ValueError(f"{name}: expected a positive integer, found {value}")
+
+
 def _kind(value: Tensor) -> str:
     if value.dtype == torch.bool:
         return "bool"

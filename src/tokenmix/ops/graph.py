@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenmix.ops.graph_rows import BLOCK, check_edges, check_rows, rows_of, sorted_keys
+from tokenmix.ops.graph_rows import BLOCK, Keys, check_edges, check_rows, distinct_keys, rows_of, sorted_keys
 
 _SMALL = 4096  # bytes of a file that is not worth mapping
 _FILE, _FORMAT = "graph.json", 1
@@ -248,25 +248,16 @@ def power_law_graph(num_nodes: int, num_edges: int, *, power: float = 0.45, seed
         raise ValueError(f"num_edges: expected at most a quarter of the pairs of {num_nodes} nodes, found {num_edges}")
     random = np.random.default_rng(seed)
     places = random.permutation(num_nodes).astype(np.uint32)
-    shift, found = np.uint64(32), np.empty(0, np.uint64)
-    while len(found) < num_edges:
-        drawn = []
-        missing = num_edges - len(found)
-        for start in range(0, missing + missing // 16 + 16, BLOCK):
-            count = min(BLOCK, missing + missing // 16 + 16 - start)
-            ranks = num_nodes * random.random((2, count)) ** (1 / (1 - power))
-            ends = places[np.minimum(ranks.astype(np.uint32), num_nodes - 1)]
-            ends.sort(axis=0)
-            different = ends[0] != ends[1]
-            drawn.append((ends[0, different].astype(np.uint64) << shift) | ends[1, different])
-        found = np.concatenate([found, *drawn])
-        del drawn
-        found.sort()
-        found = found[np.concatenate([np.ones(1, bool), found[1:] != found[:-1]])]
-    if len(found) > num_edges:
-        kept = np.ones(len(found), bool)
-        kept[random.choice(len(found), len(found) - num_edges, replace=False)] = False
-        found = found[kept]
+    shift = np.uint64(32)
+
+    def draw(count: int) -> Keys:
+        ranks = num_nodes * random.random((2, count)) ** (1 / (1 - power))
+        ends = places[np.minimum(ranks.astype(np.uint32), num_nodes - 1)]
+        ends.sort(axis=0)
+        different = ends[0] != ends[1]
+        return (ends[0, different].astype(np.uint64) << shift) | ends[1, different]
+
+    found = distinct_keys(random, num_edges, BLOCK, draw)
     edges = np.empty((2, num_edges), np.uint32)
     np.right_shift(found, shift, out=edges[0], casting="unsafe")
     np.bitwise_and(found, np.uint64(0xFFFFFFFF), out=edges[1], casting="unsafe")

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenmix.ops.common import check_positive
 from tokenmix.ops.graph import Graph
 from tokenmix.ops.graph_spectrum import smoothest_vectors
 from tokenmix.ops.sparse import csr
@@ -49,8 +50,8 @@ def random_walk_encoding(
 
     Source: Dwivedi et al. 2022 (2110.07875), section 3.
     """
-    _check_positive("steps", steps)
-    _check_positive("walks", walks)
+    check_positive("steps", steps)
+    check_positive("walks", walks)
     if exact is None:
         exact = graph.num_nodes <= EXACT_NODES
     return _exact_returns(graph, steps) if exact else _estimated_returns(graph, steps, walks, seed)
@@ -102,7 +103,7 @@ def laplacian_encoding(
 
     Source: Dwivedi & Bresson 2020 (2012.09699), section 2.1.
     """
-    _check_positive("dim", dim)
+    check_positive("dim", dim)
     if sign not in ("fixed", "random"):
         raise ValueError(f"sign: expected 'fixed' or 'random', found {sign!r}")
     if not tolerance > 0:
@@ -166,7 +167,7 @@ def node2vec_encoding(
 
     Source: Grover & Leskovec 2016 (1607.00653).
     """
-    _check_positive("dim", dim)
+    check_positive("dim", dim)
     node2vec = _node2vec()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -189,7 +190,7 @@ def node2vec_encoding(
 def _exact_returns(graph: Graph, steps: int) -> Tensor:
     nodes, degrees = graph.num_nodes, graph.degrees()
     share = degrees.clamp(min=1).double().reciprocal().float()
-    walk = csr(graph.indptr, graph.check().indices.long(), share.repeat_interleave(degrees), (nodes, nodes))
+    walk = csr(graph.indptr, graph.check().indices, share.repeat_interleave(degrees), (nodes, nodes))
     found = torch.zeros(nodes, steps)
     size = max(1, BLOCK // max(1, nodes))
     for low in range(0, nodes, size):
@@ -240,10 +241,3 @@ def _node2vec() -> Any:
             "random_walk_encoding"
         )
     return Node2Vec
-
-
-def _check_positive(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected a positive integer, found {value!r}")
-    if value < 1:
-        raise ValueError(f"{name}: expected a positive integer, found {value}")

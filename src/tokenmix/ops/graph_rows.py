@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,19 @@ def check_rows(indptr: Tensor, indices: Tensor) -> None:
     if bool((indptr[1:] < indptr[:-1]).any()):
         row = int((indptr[1:] < indptr[:-1]).int().argmax())
         raise ValueError(f"indptr: expected rising numbers, found {indptr[row : row + 2].tolist()} at {row}")
+
+
+DAMAGED = "graph: its files are damaged: a row names a node that the graph does not have"
+
+
+def check_members(entries: Tensor | np.ndarray, num_nodes: int) -> None:
+    """Refuse entries of rows that are no nodes: a graph on disk is not looked at before it is read.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if len(entries) and not 0 <= int(entries.min()) <= int(entries.max()) < num_nodes:
+        raise ValueError(DAMAGED)
 
 
 def check_edges(edges: Tensor, num_nodes: int) -> None:
@@ -94,6 +107,34 @@ def sorted_keys(edges: Tensor, num_nodes: int, undirected: bool, self_loops: str
     keys = keys[:count]
     keys.sort()
     return keys
+
+
+def distinct_keys(random: np.random.Generator, wanted: int, block: int, draw: Callable[[int], Keys]) -> Keys:
+    """Different keys, drawn until there are enough; of those that are too many, random ones are left out.
+
+    Args:
+        random: leaves some out.
+        wanted: how many; there must be many more that can be drawn.
+        block: keys that are drawn together, at most.
+        draw: count -> (at most count,) keys.
+
+    Returns:
+        (wanted,) sorted keys.
+    """
+    found = np.empty(0, np.uint64)
+    while len(found) < wanted:
+        missing = wanted - len(found)
+        missing += missing // 16 + 16
+        drawn = [found, *(draw(min(block, missing - start)) for start in range(0, missing, block))]
+        found = np.concatenate(drawn)
+        del drawn
+        found.sort()
+        found = found[np.concatenate([np.ones(1, bool), found[1:] != found[:-1]])] if len(found) else found
+    if len(found) > wanted:
+        kept = np.ones(len(found), bool)
+        kept[random.choice(len(found), len(found) - wanted, replace=False)] = False
+        found = found[kept]
+    return found
 
 
 def rows_of(keys: Keys, num_nodes: int, coalesce: bool) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,9 @@ from torch import Tensor
 
 from tokenmix import kernels
 from tokenmix.ops.graph import Graph, open_array
+from tokenmix.ops.graph_rows import check_members
 from tokenmix.ops.native_sampling import native_aggregate
+from tokenmix.ops.sparse import csr
 
 _FILE = "hop_features.npy"
 _ROWS = 1 << 16  # nodes of a block at most
@@ -54,7 +55,7 @@ def normalised_adjacency(graph: Graph) -> Tensor:
     senders, receivers = senders[places], receivers[places]
     values = left[receivers].mul_(right[senders]).mul_(times)
     indptr = torch.cat([loops.new_zeros(1), receivers.bincount(minlength=graph.num_nodes).cumsum(0)])
-    return _compressed(indptr, senders, values, graph.num_nodes)
+    return csr(indptr, senders, values, (graph.num_nodes, graph.num_nodes))
 
 
 def hop_features(graph: Graph, x: Tensor, hops: int, *, out: str | os.PathLike[str] | None = None) -> Tensor:
@@ -195,16 +196,13 @@ def _aggregate(graph: Graph, x: Tensor, left: Tensor, right: Tensor, y: Tensor) 
         senders = _senders(graph, int(indptr[0]), int(indptr[-1]))
         owners = torch.repeat_interleave(indptr.diff(), output_size=len(senders))
         values = left[start:stop][owners].mul_(right[senders])
-        rows = _compressed(indptr - indptr[0], senders, values, graph.num_nodes) @ x
+        rows = csr(indptr - indptr[0], senders, values, (stop - start, graph.num_nodes)) @ x
         y[start:stop] = rows.addcmul_(x[start:stop], (left[start:stop] * right[start:stop])[:, None])
 
 
 def _senders(graph: Graph, start: int, stop: int) -> Tensor:
     senders = graph.indices[start:stop]
-    if len(senders):
-        low, high = map(int, senders.aminmax())
-        if low < 0 or high >= graph.num_nodes:
-            raise ValueError("graph: its files are damaged: a row names a node that the graph does not have")
+    check_members(senders, graph.num_nodes)
     return senders
 
 
@@ -247,12 +245,3 @@ def _scales(graph: Graph, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         block = _senders(graph, start, min(start + _EDGES, graph.num_edges))
         senders += block.bincount(minlength=graph.num_nodes)
     return (senders + 1).double().rsqrt().to(dtype), (graph.degrees() + 1).double().rsqrt().to(dtype)
-
-
-def _compressed(indptr: Tensor, indices: Tensor, values: Tensor, num_nodes: int) -> Tensor:
-    """A sparse matrix (rows, N) with whichever integers suffice."""
-    kind = torch.int32 if max(len(indices), num_nodes) < 2**31 else torch.int64
-    size = (len(indptr) - 1, num_nodes)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(indptr.to(kind), indices.to(kind), values, size, check_invariants=False)

@@ -11,6 +11,7 @@ from torch import Tensor
 from tokenmix import kernels
 from tokenmix.kernels import native
 from tokenmix.ops.graph import Graph
+from tokenmix.ops.graph_rows import DAMAGED
 
 _BAD_INDEX = 2
 _STEPS = 256  # steps of arithmetic that a node takes or so, by which the number of threads is chosen
@@ -82,6 +83,6 @@ def native_aggregate(graph: Graph, x: Tensor, left: Tensor, right: Tensor, y: Te
 def _run(function: Any, call: Any) -> None:
     code = function(ctypes.byref(call))
     if code == _BAD_INDEX:
-        raise ValueError("graph: its files are damaged: a row names a node that the graph does not have")
+        raise ValueError(DAMAGED)
     if code:
         raise MemoryError(f"{function.__name__}: no memory for the scratch of a kernel")

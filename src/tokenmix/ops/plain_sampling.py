@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from tokenmix.ops.graph import Graph
+from tokenmix.ops.graph_rows import check_members
 
 Array = np.ndarray[Any, np.dtype[Any]]
 WALKS = 1 << 21  # entries of rows that are looked at together
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
-
-
 _MANY = 64  # picks of a row above which places that were taken are looked up
 
 
@@ -95,8 +94,7 @@ def rows_together(indptr: Array, indices: Array, nodes: Array) -> tuple[Array, A
     owners = np.repeat(np.arange(len(nodes)), degrees)
     shift = starts - (np.cumsum(degrees) - degrees)
     entries = indices[np.arange(len(owners)) + shift[owners]].astype(np.int64)
-    if len(entries) and not 0 <= entries.min() <= entries.max() < len(indptr) - 1:
-        raise ValueError("graph: its files are damaged: a row names a node that the graph does not have")
+    check_members(entries, len(indptr) - 1)
     return entries, owners
 
 
@@ -172,8 +170,7 @@ def plain_picks(graph: Graph, nodes: Tensor, offsets: Tensor, seed: int, hop: in
         picked[begin[now] + turn] = np.where(taken, newest, place)
     owners = np.repeat(np.arange(len(ids)), np.diff(begin))
     found = graph.indices.numpy()[indptr[ids][owners] + picked].astype(np.int64)
-    if len(found) and not 0 <= found.min() <= found.max() < graph.num_nodes:
-        raise ValueError("graph: its files are damaged: a row names a node that the graph does not have")
+    check_members(found, graph.num_nodes)
     return torch.from_numpy(found)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tokenmix import kernels
 from tokenmix.ops import native_points
+from tokenmix.ops.common import check_positive
 
 _BLOCK = 1 << 22  # distances that plain torch holds at once
 
@@ -51,7 +52,7 @@ def nearest_neighbours(
         Friedman, Bentley and Finkel 1977, "An algorithm for finding best matches in logarithmic expected time".
     """
     rows, mask = _check_points(coords, mask)
-    _check_count(count)
+    check_positive("count", count)
     if query is not None:
         _check_query(query, coords)
         if not include_self:
@@ -92,7 +93,7 @@ def farthest_points(
         Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"; Eldar et al. 1997.
     """
     rows, mask = _check_points(coords, mask)
-    _check_count(count)
+    check_positive("count", count)
     first = _first_points(rows, mask, start, seed)
     found: Tensor = kernels.call(_farthest, _farthest_operator, rows, count, mask, first)
     return found if coords.dim() == 3 else found[0]
@@ -259,13 +260,6 @@ def _check_query(query: Tensor, coords: Tensor) -> None:
     if query.dim() != coords.dim() or (*query.shape[:-2], query.shape[-1]) != (*shape[:-2], shape[-1]):
         expected = ", ".join(map(str, (*shape[:-2], "M", shape[-1])))
         raise ValueError(f"query: expected shape ({expected}), found {tuple(query.shape)}")
-
-
-def _check_count(count: int) -> None:
-    if isinstance(count, bool) or not isinstance(count, int):
-        raise TypeError(f"count: expected a positive integer, found {count!r}")
-    if count < 1:
-        raise ValueError(f"count: expected a positive integer, found {count}")
 
 
 def _check_finite(name: str, coords: Tensor, mask: Tensor | None) -> None:

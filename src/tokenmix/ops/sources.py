@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from tokenmix.ops.common import check_positive
+
 _INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -57,8 +59,8 @@ class Band:
     dilation: int = 1
 
     def __post_init__(self) -> None:
-        _check_positive("window", self.window)
-        _check_positive("dilation", self.dilation)
+        check_positive("window", self.window)
+        check_positive("dilation", self.dilation)
         if not isinstance(self.causal, bool):  # Band(7, 0) is not a window of 7 on one side
             raise TypeError(f"causal: expected True or False, found {self.causal!r}")
 
@@ -251,7 +253,7 @@ class HeadSplit:
         if not self.parts:
             raise ValueError("parts: expected at least one (heads, source), found none")
         for heads, source in self.parts:
-            _check_positive("heads of parts", heads)
+            check_positive("heads of parts", heads)
             check_source("parts", source)
 
 
@@ -264,13 +266,6 @@ def check_source(name: str, source: object) -> None:
     if not isinstance(source, _SOURCES):
         known = ", ".join(cls.__name__ for cls in _SOURCES)
         raise TypeError(f"{name}: expected one of {known}, found {type(source).__name__}")
-
-
-def _check_positive(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected a positive integer, found {value!r}")
-    if value < 1:
-        raise ValueError(f"{name}: expected a positive integer, found {value}")
 
 
 def _check_integers(

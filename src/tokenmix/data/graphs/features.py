@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import torch
 from torch import Tensor
+
+from tokenmix.ops.sparse import csr
 
 _BLOCK = 1 << 24  # numbers that are looked at together
 
@@ -35,11 +35,7 @@ def bag_of_words(indptr: np.ndarray, words: np.ndarray, width: int, values: np.n
     if len(words) and not 0 <= int(words.min()) <= int(words.max()) < width:
         raise ValueError(f"words: expected columns from 0 to {width - 1}, found {words.min()} to {words.max()}")
     rows, columns = torch.from_numpy(indptr.astype(np.int64)), torch.from_numpy(words.astype(np.int64))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            rows, columns, torch.from_numpy(data), (len(indptr) - 1, width), check_invariants=False
-        )
+    return csr(rows, columns, torch.from_numpy(data), (len(indptr) - 1, width), index=torch.int64)
 
 
 def check_features(features: Tensor) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from tokenmix.data.graphs.node_data import NodeData, random_split
 from tokenmix.ops.graph import Graph
+from tokenmix.ops.graph_rows import Keys, distinct_keys
 
 _BLOCK = 1 << 20  # edges or nodes that are drawn together
 _IN_MEMORY = 1 << 30  # bytes of features up to which no folder is needed
@@ -150,23 +151,13 @@ def _draw_graph(
 ) -> Graph:
     """Pairs of ranks as one number, smaller rank first, drawn until there are enough different ones."""
     nodes, bits = len(id_of_rank), np.uint64(32)
-    found = np.empty(0, np.uint64)
-    while len(found) < edges:
-        missing = edges - len(found)
-        drawn = [found]
-        for start in range(0, missing + missing // 16 + 16, _BLOCK):
-            count = min(_BLOCK, missing + missing // 16 + 16 - start)
-            ends = _draw_pairs(random, count, nodes, communities, homophily, power)
-            ends.sort(axis=0)
-            drawn.append((ends[0] << bits | ends[1])[ends[0] != ends[1]])
-        found = np.concatenate(drawn)
-        del drawn
-        found.sort()
-        found = found[np.concatenate([[True], found[1:] != found[:-1]])] if len(found) else found
-    if len(found) > edges:
-        kept = np.ones(len(found), bool)
-        kept[random.choice(len(found), len(found) - edges, replace=False)] = False
-        found = found[kept]
+
+    def draw(count: int) -> Keys:
+        ends = _draw_pairs(random, count, nodes, communities, homophily, power)
+        ends.sort(axis=0)
+        return (ends[0] << bits | ends[1])[ends[0] != ends[1]]
+
+    found = distinct_keys(random, edges, _BLOCK, draw)
     pairs = np.empty((2, edges), id_of_rank.dtype)
     for start in range(0, edges, _BLOCK):
         block = found[start : start + _BLOCK]

@@ -11,7 +11,7 @@ from tokenmix.nearest import nearest
 
 _WRITTEN_BY_TRANSFORMERS = (
     "architectures", "attn_implementation", "dtype", "model_type", "quantization_config", "torch_dtype",
-    "transformers_version",
+    "transformers_version", "use_cache",
 )  # fmt: skip
 _OF_THE_CLASS = ("model_type", "keys_to_ignore_at_inference")
 
@@ -39,6 +39,25 @@ def refuse_misspelt_fields(config: type[PreTrainedConfig], names: dict[str, Any]
         if name.startswith("_") or name in _WRITTEN_BY_TRANSFORMERS or hasattr(config, name):
             continue
         raise ValueError(f"{name}: not a field of {config.__name__}; {nearest(name, own)}")
+
+
+def check_probabilities(config: PreTrainedConfig, *names: str) -> None:
+    """Refuse fields that are no probabilities of dropping something.
+
+    Raises:
+        ValueError: a number below 0, or of 1 and more.
+
+    Example:
+        >>> class Tiny(PreTrainedConfig):
+        ...     dropout: float = 1.5
+        >>> check_probabilities(Tiny(), "dropout")
+        Traceback (most recent call last):
+        ...
+        ValueError: dropout: expected a probability below 1, found 1.5
+    """
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name}: expected a probability below 1, found {getattr(config, name)}")
 
 
 def require_settings(config: PreTrainedConfig, **settings: Any) -> None:

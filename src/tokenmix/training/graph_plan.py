@@ -12,8 +12,7 @@ from tokenmix.training.run import TrainingConfig
 
 # the other fields are the graph's, or the same for all models, or set by the recipe
 TUNABLE = {
-    "model": set(LargeGTConfig.__annotations__)
-    - {"model_type", "num_features", "num_nodes", "position_size", "hops", "use_cache"},
+    "model": set(LargeGTConfig.__annotations__) - {"model_type", "num_features", "num_nodes", "position_size", "hops"},
     "training": set(asdict(TrainingConfig())) - {"steps", "save_steps", "seed", "trainer"},
 }
 

@@ -9,9 +9,9 @@ from tokenmix.models.hybrid_graph.layers import (
     GraphAttention,
     GraphConvolution,
     GraphEdges,
-    NodeNorm,
     SampleConvolution,
 )
+from tokenmix.models.node_norm import NodeNorm
 
 
 def random_graph(nodes=12, edges=30, seed=0):

@@ -8,7 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from tokenmix.mixer import check_positive
-from tokenmix.models.config_fields import drop_code_fields, refuse_misspelt_fields
+from tokenmix.models.config_fields import check_probabilities, drop_code_fields, refuse_misspelt_fields
 
 
 @strict
@@ -65,7 +65,5 @@ class HybridGraphConfig(PreTrainedConfig):
                 f"num_attention_heads: expected a divisor of hidden_size={self.hidden_size}, found "
                 f"{self.num_attention_heads}"
             )
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a probability below 1, found {getattr(self, name)}")
+        check_probabilities(self, "dropout", "attention_dropout")
         super().__post_init__(**kwargs)

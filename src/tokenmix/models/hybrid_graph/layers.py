@@ -1,4 +1,4 @@
-"""Graph convolutions in plain torch: GCN, GraphSAGE, GAT, and the batch norm between them."""
+"""Graph convolutions in plain torch: GCN, GraphSAGE and GAT."""
 
 from __future__ import annotations
 
@@ -61,13 +61,10 @@ class GraphEdges:
 
 
 def _matrix(edges: Tensor, values: Tensor, num_nodes: int) -> SparseMatrix:
-    def rows(row: Tensor, column: Tensor) -> Tensor:
-        order = row.argsort(stable=True)
-        counts = torch.bincount(row, minlength=num_nodes)
-        pointers = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return csr(pointers, column[order], values[order], (num_nodes, num_nodes))
-
-    return SparseMatrix(rows(edges[1], edges[0]), rows(edges[0], edges[1]))
+    order = edges[1].argsort(stable=True)
+    counts = torch.bincount(edges[1], minlength=num_nodes)
+    pointers = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return SparseMatrix.of(csr(pointers, edges[0, order], values[order], (num_nodes, num_nodes)))
 
 
 def _product(matrix: SparseMatrix, x: Tensor) -> Tensor:
@@ -154,34 +151,3 @@ class GraphAttention(nn.Module):
         weights = F.dropout(edge_softmax(scores, looped[1], len(values)), self.dropout)
         read = weights[..., None] * values.index_select(0, looped[0])
         return read.new_zeros(values.shape).index_add(0, looped[1], read).to(values.dtype).flatten(1)
-
-
-class NodeNorm(nn.BatchNorm1d):
-    """Batch norm whose statistics come from some of the nodes: those of training, so that no other shows in them.
-
-    Example:
-        >>> norm, x = NodeNorm(1), torch.tensor([[1.0], [3.0], [99.0]])
-        >>> norm(x, torch.tensor([True, True, False])).flatten().round().tolist()
-        [-1.0, 1.0, 97.0]
-    """
-
-    def forward(self, x: Tensor, nodes: Tensor | None = None) -> Tensor:
-        """Norm all of them.
-
-        Args:
-            x: (N, dim).
-            nodes: (N,) bool, of whom the statistics are in training; default all. With fewer than two, the running
-                statistics serve.
-        """
-        if not self.training:
-            return super().forward(x)
-        some = x if nodes is None else x[nodes]
-        if len(some) < 2:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        if nodes is None:
-            return super().forward(x)
-        super().forward(some.detach())  # for the running statistics
-        wide = at_least_float32(some)
-        mean, variance = wide.mean(0), wide.var(0, correction=0)
-        y = (at_least_float32(x) - mean) * (variance + self.eps).rsqrt()
-        return (y * self.weight + self.bias).to(x.dtype)

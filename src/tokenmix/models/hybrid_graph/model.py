@@ -16,9 +16,9 @@ from tokenmix.models.hybrid_graph.layers import (
     GraphAttention,
     GraphConvolution,
     GraphEdges,
-    NodeNorm,
     SampleConvolution,
 )
+from tokenmix.models.node_norm import NodeNorm
 from tokenmix.models.safe_loading import SafeLoading
 from tokenmix.ops.precision import at_least_float32
 

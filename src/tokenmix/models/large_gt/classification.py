@@ -9,7 +9,7 @@ from transformers.utils.generic import can_return_tuple
 
 from tokenmix.models.large_gt.config import LargeGTConfig
 from tokenmix.models.large_gt.model import LargeGTModel, LargeGTOutput, LargeGTPreTrainedModel
-from tokenmix.models.large_gt.norm import RowNorm
+from tokenmix.models.node_norm import NodeNorm
 
 
 class LargeGTForNodeClassification(LargeGTPreTrainedModel):
@@ -36,10 +36,10 @@ class LargeGTForNodeClassification(LargeGTPreTrainedModel):
 
     def __init__(self, config: LargeGTConfig) -> None:
         super().__init__(config)
-        dim = config.hidden_size
+        dim, wide = config.hidden_size, config.hidden_size * config.num_attention_heads
         self.model = LargeGTModel(config)
-        self.fusion = nn.ModuleList([FusionLayer(config.width, dim * config.num_attention_heads, config.dropout)])
-        self.fusion.append(FusionLayer(dim * config.num_attention_heads, dim, config.dropout))
+        sizes = ((config.width, wide), (wide, dim))
+        self.fusion = nn.ModuleList(FusionLayer(width, out, config.dropout) for width, out in sizes)
         self.classifier = nn.Linear(dim, int(config.num_labels or 0))
         self._ddp_params_and_buffers_to_ignore = [  # a code a node, the same in all processes: nothing to send
             name for name, _ in self.named_buffers() if name.startswith("model.global_half.node_codes.")
@@ -94,7 +94,7 @@ class FusionLayer(nn.Module):
     def __init__(self, width: int, out: int, dropout: float) -> None:
         super().__init__()
         self.linear = nn.Linear(width, out)
-        self.norm = RowNorm(out)
+        self.norm = NodeNorm(out)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tokenmix.mixers.codebook import NodeCodes
 from tokenmix.mixers.vector_quantiser import VectorQuantiser
-from tokenmix.models.large_gt.norm import RowNorm
+from tokenmix.models.node_norm import NodeNorm
 from tokenmix.ops.attend import attend
 from tokenmix.ops.precision import at_least_float32
 from tokenmix.ops.sources import Slots
@@ -60,7 +60,7 @@ class GlobalHalf(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.code_size, self.position_size = heads, code_size, position_size
-        self.in_norm = RowNorm(dim)
+        self.in_norm = NodeNorm(dim)
         self.drop = nn.Dropout(dropout)
         self.node_out = nn.Linear(dim, dim)
         self.code_in = nn.Linear(dim, code_size)

@@ -8,7 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from tokenmix.mixer import check_positive
-from tokenmix.models.config_fields import drop_code_fields, refuse_misspelt_fields
+from tokenmix.models.config_fields import check_probabilities, drop_code_fields, refuse_misspelt_fields
 
 MODES = ("full", "local", "global")
 
@@ -44,7 +44,6 @@ class LargeGTConfig(PreTrainedConfig):
         vq_restart: a code whose moving count falls below this share of their mean moves to a node of the batch; None
             for never, as published. Default 0.01 with "first_batch", and None with "normal".
         initializer_range: standard deviation of the weights of the local half.
-        use_cache: read by nothing here; transformers' Trainer writes it into every configuration.
         kwargs: what transformers keeps in every configuration.
 
     Raises:
@@ -79,7 +78,6 @@ class LargeGTConfig(PreTrainedConfig):
     vq_init: str = "first_batch"
     vq_restart: float | int | str | None = "auto"
     initializer_range: float = 0.02
-    use_cache: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         drop_code_fields(kwargs)
@@ -98,9 +96,7 @@ class LargeGTConfig(PreTrainedConfig):
             raise ValueError(f"vq_init: expected 'first_batch' or 'normal', found {self.vq_init!r}")
         if self.mode != "global" and self.sample_size * (self.hops + 1) < 2:
             raise ValueError("sample_size, hops: expected more than one token a node, found sample_size=1 and hops=0")
-        for name in ("dropout", "local_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a probability below 1, found {getattr(self, name)}")
+        check_probabilities(self, "dropout", "local_dropout")
         if not 0 < self.vq_decay < 1:
             raise ValueError(f"vq_decay: expected a number between 0 and 1, found {self.vq_decay}")
         if self.code_size is None:

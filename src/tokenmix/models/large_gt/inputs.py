@@ -44,7 +44,7 @@ class WholeGraph:
     Example:
         >>> graph = Graph.from_edges(torch.tensor([[0], [1]]), 3, undirected=True)
         >>> whole = WholeGraph(graph, torch.eye(3))
-        >>> whole.project(torch.eye(3), hops=1).shape
+        >>> whole.propagate(whole.embed(torch.eye(3)), hops=1).shape
         torch.Size([3, 2, 3])
     """
 
@@ -80,10 +80,6 @@ class WholeGraph:
         for _ in range(hops):
             results.append(adjacency @ results[-1])
         return torch.stack(results, dim=1).to(x.dtype)
-
-    def project(self, weight: Tensor, hops: int) -> Tensor:
-        """(d, F) weights of a layer without bias -> (N, hops + 1, d), its products with all hop features."""
-        return self.propagate(self.embed(weight), hops)
 
     def _on(self, device: torch.device) -> tuple[Any, SparseMatrix]:
         if device not in self._here:

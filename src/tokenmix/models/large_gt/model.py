@@ -68,7 +68,7 @@ class LargeGTPreTrainedModel(SafeLoading, PreTrainedModel):
         Raises:
             ValueError: another number of nodes or features than the configuration has.
         """
-        model: Any = self if isinstance(self, LargeGTModel) else self.model
+        model: Any = self.base_model
         if graph is None or features is None:
             model.graph = None
             return

@@ -32,7 +32,6 @@ class SeparatorConfig(PreTrainedConfig):
         hidden_size, num_hidden_layers, mixers, pattern, feed_forward, intermediate_size, feed_forward_bias, norm,
             norm_eps, dropout, mixer_dropout, initializer_range, rescale_residual: as in `tokenmix.models.MixerConfig`.
             A mixer that norms its own input (MossFormer) has no norm before it.
-        use_cache: read by nothing here; transformers' Trainer writes it into every configuration.
         kwargs: what transformers keeps in every configuration.
 
     Raises:
@@ -66,7 +65,6 @@ class SeparatorConfig(PreTrainedConfig):
     mixer_dropout: float | int | None = None
     initializer_range: float | None = None
     rescale_residual: bool = False
-    use_cache: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         drop_code_fields(kwargs)

@@ -12,22 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tokenmix.data.corpus import SEPARATOR, SPLITS, Corpus
+from tokenmix.data.source_files import NOT_ITS_OWN, python_files
 from tokenmix.data.text_files import Files, files_by_split, hub_text, text_files
 
 # Not text of the library itself: tests, vendored and generated files, other people's packages.
-_SKIPPED_FOLDERS = frozenset(
-    (
-        "site-packages",
-        "dist-packages",
-        "__pycache__",
-        "test",
-        "tests",
-        "idle_test",
-        "lib2to3",
-        "turtledemo",
-        "ensurepip",
-    )
-)
+_SKIPPED_FOLDERS = NOT_ITS_OWN | {"lib2to3", "turtledemo", "ensurepip"}
 _SKIPPED_FILES = frozenset(("topics.py",))  # pydoc's manual text, generated
 
 # Books of the Bible by their number, 1 (Genesis) to 66 (Revelation); about 5 % of the bytes each.
@@ -54,7 +43,9 @@ def python_stdlib() -> Corpus:
     """
     root = Path(sysconfig.get_paths()["stdlib"])
     splits: dict[str, list[bytes]] = {split: [] for split in SPLITS}
-    for name, path in _library_files(root):
+    for name, path in python_files(root, _SKIPPED_FOLDERS):
+        if path.name in _SKIPPED_FILES:
+            continue
         remainder = int(hashlib.sha1(name.encode()).hexdigest(), 16) % 20
         splits[{0: "test", 1: "valid"}.get(remainder, "train")].append(path.read_bytes())
     files = sum(len(documents) for documents in splits.values())
@@ -63,19 +54,6 @@ def python_stdlib() -> Corpus:
         **{split: SEPARATOR.join(documents) for split, documents in splits.items()},
         origin=f"standard library of Python {platform.python_version()}, {files} source files, split by file name",
     )
-
-
-def _library_files(root: Path) -> list[tuple[str, Path]]:
-    """(Name relative to the root, path) of every source file, in the order of a sorted walk."""
-    found: list[tuple[str, Path]] = []
-    folders = [root]
-    while folders:
-        folder = folders.pop()
-        inside = sorted(folder.iterdir())
-        files = [path for path in inside if path.suffix == ".py" and path.name not in _SKIPPED_FILES]
-        found += [(path.relative_to(root).as_posix(), path) for path in files]
-        folders += [path for path in reversed(inside) if path.is_dir() and path.name not in _SKIPPED_FOLDERS]
-    return found
 
 
 def world_english_bible() -> Corpus:

@@ -17,10 +17,10 @@ import numpy as np
 from tokenmix.data.graphs.call_graph import build_call_graph
 from tokenmix.data.graphs.node_data import NodeData
 from tokenmix.data.graphs.word_graphs import data_of_arrays, read_arrays
+from tokenmix.data.source_files import python_files
 from tokenmix.kernels.build import cache_folders
 
 PACKAGES = ("torch", "transformers", "torch_geometric", "numpy", "sympy", "networkx", "datasets", "torchaudio")
-_SKIPPED = frozenset(("site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"))
 _ARRAYS = ("y", "edge", "feat_indptr", "feat_index", "classes", "vocab")
 _FORMAT = 1  # goes up when the arrays of the same files change
 
@@ -52,7 +52,7 @@ def stdlib_calls(
         >>> stdlib_calls().graph.num_nodes > 10_000  # doctest: +SKIP
         True
     """
-    files = [(path, Path(name).parts[0].removesuffix(".py")) for path, name in _library()]
+    files = [(str(path), name.split("/")[0].removesuffix(".py")) for name, path in _library()]
     source = f"standard library of Python {platform.python_version()}"
     return _load("stdlib_calls", files, 60, root, split_seed, module_names, workers, source)
 
@@ -93,9 +93,9 @@ def package_calls(
     files = []
     for package, place in places.items():
         if place is not None:
-            inside = _python_files(place)
-            files += [(path, f"{package}.{Path(name).parts[0].removesuffix('.py')}") for path, name in inside]
-    files += [(path, "stdlib") for path, _ in _library()]
+            inside = python_files(place)
+            files += [(str(path), f"{package}.{name.split('/')[0].removesuffix('.py')}") for name, path in inside]
+    files += [(str(path), "stdlib") for _, path in _library()]
     versions = ", ".join(f"{name} {_version(name)}" for name, place in places.items() if place is not None)
     source = f"{versions or 'no packages'}, standard library of Python {platform.python_version()}"
     return _load("package_calls", files, smallest_class, root, split_seed, module_names, workers, source)
@@ -156,22 +156,12 @@ def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
         raise
 
 
-def _library() -> list[tuple[str, str]]:
+def _library() -> list[tuple[str, Path]]:
     root = Path(sysconfig.get_paths()["stdlib"])
-    files = _python_files(root)
+    files = python_files(root)
     if not files:
         raise FileNotFoundError(f"root: expected the source of Python's standard library in {root}, found none")
     return files
-
-
-def _python_files(root: Path) -> list[tuple[str, str]]:
-    """(Path, name relative to the root) in the order of a sorted walk."""
-    found = []
-    for folder, inner, names in os.walk(root):
-        inner[:] = sorted(name for name in inner if name not in _SKIPPED)
-        paths = [os.path.join(folder, name) for name in sorted(names) if name.endswith(".py")]
-        found += [(path, os.path.relpath(path, root)) for path in paths if os.path.isfile(path)]
-    return found
 
 
 def _package_folder(name: str) -> Path | None:

@@ -36,15 +36,24 @@ def classify_nodes(model: Any, collate: NodeCollator, nodes: Tensor, batch_size:
     return torch.cat(chunks)
 
 
+def share_right(classes: Tensor, labels: Tensor) -> float:
+    """Share of the labelled nodes (label -100: none) whose class is right; NaN where none is labelled.
+
+    Example:
+        >>> share_right(torch.tensor([1, 0, 3]), torch.tensor([1, 1, -100]))
+        0.5
+    """
+    return float((classes == labels)[labels != -100].double().mean())
+
+
 def accuracy(predictions: Tensor, labels: Tensor) -> float:
-    """Share of the labelled nodes whose class is right; NaN where none is labelled.
+    """`share_right` of the classes whose logits are largest.
 
     Example:
         >>> accuracy(torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.5, 0.4]]), torch.tensor([1, 1, -100]))
         0.5
     """
-    real = labels != -100
-    return float((predictions.argmax(1) == labels)[real].float().mean()) if bool(real.any()) else math.nan
+    return share_right(predictions.argmax(1), labels)
 
 
 def trainer_accuracy(evaluated: Any) -> dict[str, float]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tokenmix.data.graphs import NodeData
 from tokenmix.training.graph_baselines.matrices import feature_matrix
 from tokenmix.training.graph_baselines.network import GraphNetwork, Kind
+from tokenmix.training.graph_score import share_right
 
 
 def fit_network(
@@ -65,7 +66,7 @@ def fit_network(
             if epoch % every and epoch != epochs:
                 continue
             classes = _predict(network, features, graph)
-            accuracy = float((classes[data.val] == data.labels[data.val]).float().mean())
+            accuracy = share_right(classes[data.val], data.labels[data.val])
             if report is not None:
                 report(f"{kind} epoch {epoch}: loss {float(loss):.4f}, validation {accuracy:.4f}")
             if accuracy > best:

@@ -48,9 +48,7 @@ def adjacency(graph: Graph, normalisation: Normalisation, *, self_loops: bool) -
     else:
         scales = degrees.rsqrt()
         values = scales[receivers] * scales[senders]
-    index = torch.int32 if both.num_edges < 2**31 else torch.int64
-    size = (both.num_nodes, both.num_nodes)
-    return _small(SparseMatrix.of(csr(both.indptr.to(index), both.indices.to(index), values.float(), size)), index)
+    return SparseMatrix.of(csr(both.indptr, both.indices, values.float(), (both.num_nodes, both.num_nodes)))
 
 
 def feature_matrix(features: Tensor, rows: Tensor | None = None) -> Tensor | SparseMatrix:
@@ -66,8 +64,7 @@ def feature_matrix(features: Tensor, rows: Tensor | None = None) -> Tensor | Spa
     """
     if features.layout == torch.strided:
         return features if rows is None else features[rows]
-    matrix = features if rows is None else _rows_of(features, rows)
-    return _small(SparseMatrix.of(matrix), torch.int32 if matrix.values().numel() < 2**31 else torch.int64)
+    return SparseMatrix.of(features if rows is None else _rows_of(features, rows))
 
 
 def _rows_of(features: Tensor, rows: Tensor) -> Tensor:
@@ -75,14 +72,4 @@ def _rows_of(features: Tensor, rows: Tensor) -> Tensor:
     counts = pointers.diff()[rows]
     ends = counts.cumsum(0)
     places = torch.arange(int(counts.sum())) + (pointers[rows] - (ends - counts)).repeat_interleave(counts)
-    wanted = torch.cat([ends.new_zeros(1), ends]).to(columns.dtype)
-    return csr(wanted, columns[places], values[places], (len(rows), features.shape[1]))
-
-
-def _small(sparse: SparseMatrix, index: torch.dtype) -> SparseMatrix:
-    return SparseMatrix(*(_with_index(matrix, index) for matrix in (sparse.matrix, sparse.transposed)))
-
-
-def _with_index(matrix: Tensor, index: torch.dtype) -> Tensor:
-    pointers, columns = matrix.crow_indices().to(index), matrix.col_indices().to(index)
-    return csr(pointers, columns, matrix.values(), (matrix.shape[0], matrix.shape[1]))
+    return csr(torch.cat([ends.new_zeros(1), ends]), columns[places], values[places], (len(rows), features.shape[1]))

@@ -13,6 +13,7 @@ from tokenmix.data.graphs import NodeData
 from tokenmix.nearest import nearest
 from tokenmix.training.graph_baselines.fit import fit_network
 from tokenmix.training.graph_baselines.simple import label_propagation, logistic_regression, majority
+from tokenmix.training.graph_score import share_right
 
 BASELINES = ("majority", "logistic_regression", "label_propagation", "mlp", "gcn", "sage", "gat")
 WITHOUT_CHANCE = ("majority", "logistic_regression", "label_propagation")
@@ -84,7 +85,7 @@ def run_baseline(
     else:
         predictions, parameters, epochs = fit_network(name, data, seed, report=report, **chosen)  # type: ignore[arg-type]  # checked above
     seconds = time.perf_counter() - started
-    val, test = (_accuracy(predictions, data.labels, ids) for ids in (data.val, data.test))
+    val, test = (share_right(predictions[ids], data.labels[ids]) for ids in (data.val, data.test))
     return BaselineResult(name, val, test, seconds, parameters, chosen, seed, epochs, predictions)
 
 
@@ -95,7 +96,3 @@ def check_baseline(name: str, data: NodeData) -> None:
     for split in ("train", "val"):
         if not len(getattr(data, split)):
             raise ValueError(f"{split}: expected at least one node, found none")
-
-
-def _accuracy(predictions: Tensor, labels: Tensor, ids: Tensor) -> float:
-    return float((predictions[ids] == labels[ids]).double().mean())

@@ -353,3 +353,11 @@ def test_what_is_refused(change, error, message):
 def test_what_a_configuration_refuses(change, message):
     with pytest.raises(ValueError, match=message):
         HybridGraphConfig(**change)
+
+
+def test_what_trainer_writes_into_configurations_loads(tmp_path):
+    model = HybridGraphModel(HybridGraphConfig(num_features=3, hidden_size=8, num_attention_heads=2))
+    model.config.use_cache = False  # as transformers' Trainer does
+    model.save_pretrained(tmp_path)
+    loaded = HybridGraphModel.from_pretrained(tmp_path)
+    assert all(torch.equal(one, two) for one, two in zip(model.parameters(), loaded.parameters(), strict=True))

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenmix.mixer import check_positive
+from tokenmix.ops.common import check_positive
+from tokenmix.routed.base import Where, per_token
 
 
 class SwiGLU(nn.Module):
@@ -30,9 +31,10 @@ class SwiGLU(nn.Module):
         self.up_proj = nn.Linear(dim, hidden, bias=bias)
         self.down_proj = nn.Linear(hidden, dim, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., dim) to (..., dim)."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+    def forward(self, x: Tensor, where: Where = None) -> Tensor:
+        """(..., dim) to (..., dim); `where` the tokens are is for routed projections."""
+        inner = F.silu(per_token(self.gate_proj, x, where)) * per_token(self.up_proj, x, where)
+        return per_token(self.down_proj, inner, where)
 
 
 class GELU(nn.Module):
@@ -51,9 +53,9 @@ class GELU(nn.Module):
         self.up_proj = nn.Linear(dim, hidden, bias=bias)
         self.down_proj = nn.Linear(hidden, dim, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., dim) to (..., dim)."""
-        return self.down_proj(F.gelu(self.up_proj(x)))
+    def forward(self, x: Tensor, where: Where = None) -> Tensor:
+        """(..., dim) to (..., dim); `where` the tokens are is for routed projections."""
+        return per_token(self.down_proj, F.gelu(per_token(self.up_proj, x, where)), where)
 
 
 FEED_FORWARDS: dict[str, Callable[..., nn.Module]] = {"swiglu": SwiGLU, "gelu": GELU}

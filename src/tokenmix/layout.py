@@ -58,6 +58,7 @@ class Layout:
     edge_attr: Tensor | None = None
     modality: Tensor | None = None
     _aligned: bool = dataclasses.field(default=False, init=False, repr=False)
+    _route: Any = dataclasses.field(default=None, init=False, repr=False)  # of `tokenmix.routed.with_route`
     _memory: dict[tuple[object, ...], tuple[object, object]] = dataclasses.field(
         default_factory=dict, init=False, repr=False
     )

@@ -37,7 +37,8 @@ class TokenMixer(nn.Module):
     - `ordered`: whether the place of a token in its row matters (convolutions, scans, windows);
     - `paper`: authors, year, arXiv id; `lora_targets`: names of the projections that LoRA adapts;
       `residual_projection`: name of the last one, which deep models start smaller; `norms_its_input`: whether it begins
-      with a norm of its own.
+      with a norm of its own; `shared_modules`: names of linear layers and norms that read something else than tokens
+      (edges, codes), and so have no parameters for each modality.
 
     Args:
         dim: width of the features.
@@ -63,6 +64,7 @@ class TokenMixer(nn.Module):
     lora_targets: tuple[str, ...] = ()
     residual_projection: ClassVar[str | None] = None
     norms_its_input: ClassVar[bool] = False
+    shared_modules: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, dim: int, *, is_causal: bool | None = None) -> None:
         super().__init__()

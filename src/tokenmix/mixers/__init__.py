@@ -10,6 +10,7 @@ from tokenmix.mixers.mamba import Mamba
 from tokenmix.mixers.mamba2 import Mamba2
 from tokenmix.mixers.mossformer import MossFormer
 from tokenmix.mixers.neighbourhood import NeighbourhoodAttention
+from tokenmix.mixers.span_attention import SpanAttention
 from tokenmix.mixers.vector_quantiser import VectorQuantiser
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "NeighbourhoodAttention",
     "NodeCodes",
     "SlidingWindow",
+    "SpanAttention",
     "VectorQuantiser",
 ]

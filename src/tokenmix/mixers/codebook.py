@@ -16,6 +16,7 @@ from tokenmix.mixers.reach import interval_reach
 from tokenmix.mixers.vector_quantiser import VectorQuantiser, of_all_processes, set_buffer
 from tokenmix.ops.attend import attend
 from tokenmix.ops.sources import Slots
+from tokenmix.routed.base import RoutedModule, per_token
 from tokenmix.state import MixerState
 
 
@@ -59,6 +60,7 @@ class CodebookAttention(TokenMixer):
 
     paper = "Dwivedi et al. 2023, arXiv 2312.11109"
     causal = "never"
+    shared_modules = ("k_proj", "v_proj")  # of codes, which have no modality
     cost = "L"
     equivariance = ("permutation",)
     ordered = False
@@ -97,7 +99,7 @@ class CodebookAttention(TokenMixer):
     def reset_parameters(self) -> None:
         """Draw the projections as `torch.nn.Linear` does, and forget the codes."""
         for module in self.children():
-            if isinstance(module, (nn.Linear, VectorQuantiser)):
+            if isinstance(module, (nn.Linear, VectorQuantiser, RoutedModule)):
                 module.reset_parameters()
 
     @classmethod
@@ -111,14 +113,14 @@ class CodebookAttention(TokenMixer):
 
     def mix(self, x: Tensor, layout: Layout, state: MixerState | None) -> Tensor:
         """See `TokenMixer.mix`."""
-        z = x if self.code_proj is None else self.code_proj(x)
+        z = x if self.code_proj is None else per_token(self.code_proj, x, layout)
         book = self.quantiser.codebook().to(z.dtype)
-        q = self.q_proj(z).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, L, e)
+        q = per_token(self.q_proj, z, layout).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, L, e)
         k, v = (project(book).unflatten(-1, (self.heads, -1)).transpose(0, 1) for project in (self.k_proj, self.v_proj))
         y = attend(q, None, None, Slots(k, v, self.quantiser.counts.log()))  # keys (H, M, e)
         if self.training:
             self.quantiser.update(z, layout.mask)
-        return self.o_proj(y.transpose(1, 2).flatten(2))
+        return per_token(self.o_proj, y.transpose(1, 2).flatten(2), layout)
 
     def reach(self, layout: Layout, length: int) -> Tensor:
         """See `TokenMixer.reach`: the token itself."""

@@ -14,6 +14,7 @@ from tokenmix.mixers.reach import interval_reach
 from tokenmix.ops.chunked_scan import chunked_scan
 from tokenmix.ops.conv import depthwise_conv
 from tokenmix.ops.precision import at_least_float32
+from tokenmix.routed.base import RoutedModule, per_token
 from tokenmix.state import MixerState, document_starts
 
 
@@ -109,7 +110,7 @@ class GAM(TokenMixer):
     def reset_parameters(self) -> None:
         """Slots Xavier-uniform, the rest as torch draws it; kappa 1."""
         for module in self.children():
-            if isinstance(module, (nn.Linear, nn.Conv1d)):
+            if isinstance(module, (nn.Linear, nn.Conv1d, RoutedModule)):
                 module.reset_parameters()
         if self.memory_kind != "none":
             nn.init.xavier_uniform_(self.memory)
@@ -125,7 +126,7 @@ class GAM(TokenMixer):
         if self.memory_kind != "none":
             parts.append(self._look_up(x, starts, layout, state))
         if self.fusion == "gated":
-            gates = self.gate_proj(x).sigmoid().chunk(2, dim=-1)
+            gates = per_token(self.gate_proj, x, layout).sigmoid().chunk(2, dim=-1)
             gates = gates if len(parts) == 2 else gates[:1] if self.local else gates[1:]
             parts = [gate * part for gate, part in zip(gates, parts, strict=True)]
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
@@ -165,7 +166,7 @@ class GAM(TokenMixer):
         count = _running_sum(written, starts, None if state is None else state.get("evidence"))
         weight = address / (prior + count)
         y, last = chunked_scan(
-            at_least_float32(self.value_proj(x))[:, :, None],
+            at_least_float32(per_token(self.value_proj, x, layout))[:, :, None],
             None,
             written[:, :, None],
             weight[:, :, None],

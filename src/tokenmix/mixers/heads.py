@@ -19,6 +19,7 @@ from tokenmix.mixers.reach import interval_reach
 from tokenmix.mixers.rotary import RotaryTable, check_rope, rotary_table, turn
 from tokenmix.ops.attend import attend
 from tokenmix.ops.sources import Band, Full, HeadSplit
+from tokenmix.routed.base import per_token
 from tokenmix.state import MixerState, chunk_places
 
 
@@ -157,11 +158,10 @@ class HeadGroupAttention(TokenMixer):
 
     def mix(self, x: Tensor, layout: Layout, state: MixerState | None) -> Tensor:
         """See `TokenMixer.mix`."""
-        q = self._split(self.q_proj(x))
-        k = self._split(self.k_proj(x))
-        v = self._split(self.v_proj(x))  # (B, heads, L, e)
+        q, k, v = (self._split(per_token(project, x, layout)) for project in (self.q_proj, self.k_proj, self.v_proj))
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+            q, k = per_token(self.q_norm, q, layout), per_token(self.k_norm, k, layout)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, heads, L, e)
         if self.rope:
             table = self._rotary_table(q, layout, state)
             q, k = turn(q, table), turn(k, table)
@@ -172,7 +172,7 @@ class HeadGroupAttention(TokenMixer):
                 self.max_logit = max_logits(q, k, [g.window for g in self._per_head()], self.is_causal, layout)
         else:
             y = self._attend_with_state(q, k, v, layout, state)
-        return self.o_proj(y.transpose(1, 2).reshape(x.shape[0], x.shape[1], -1))
+        return per_token(self.o_proj, y.transpose(1, 2).reshape(x.shape[0], x.shape[1], -1), layout)
 
     def fill_state(self, state: MixerState, dtype: torch.dtype) -> None:
         """Growing keys and values for full heads, rings of `window` of them for windowed heads (none for window 1)."""
@@ -206,7 +206,7 @@ class HeadGroupAttention(TokenMixer):
         return ", ".join(f"{g.heads} heads of window {g.window or 'all'}" for g in self.groups)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.view(x.shape[0], x.shape[1], -1, self.head_dim).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], -1, self.head_dim)
 
     def _rotary_table(self, q: Tensor, layout: Layout, state: MixerState | None) -> RotaryTable:
         """Computed once for all layers of like frequencies."""

@@ -14,6 +14,7 @@ from tokenmix.mixer import TokenMixer, register_mixer
 from tokenmix.mixers.projections import take_heads, width_of_heads
 from tokenmix.mixers.reach import interval_reach
 from tokenmix.ops.chunked_scan import linear_attention
+from tokenmix.routed.base import per_token
 from tokenmix.state import MixerState, document_starts
 
 FEATURE_MAPS = {
@@ -99,7 +100,10 @@ class LinearAttention(TokenMixer):
     def mix(self, x: Tensor, layout: Layout, state: MixerState | None) -> Tensor:
         """See `TokenMixer.mix`."""
         phi = FEATURE_MAPS[self.feature_map]
-        q, k, v = (project(x).unflatten(-1, (self.heads, -1)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (
+            per_token(project, x, layout).unflatten(-1, (self.heads, -1))
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
         y, last = linear_attention(
             phi(q),
             phi(k),
@@ -111,7 +115,7 @@ class LinearAttention(TokenMixer):
         )
         if state is not None and last is not None:
             state.put("sums", last)
-        return self.o_proj(y.flatten(2))
+        return per_token(self.o_proj, y.flatten(2), layout)
 
     def fill_state(self, state: MixerState, dtype: torch.dtype) -> None:
         """The sums S and, as one more row, z."""

@@ -15,6 +15,7 @@ from tokenmix.mixers.reach import interval_reach
 from tokenmix.ops.conv import depthwise_conv
 from tokenmix.ops.precision import at_least_float32
 from tokenmix.ops.selective_scan import selective_scan
+from tokenmix.routed.base import per_token
 from tokenmix.state import MixerState, document_starts
 
 
@@ -119,23 +120,24 @@ class Mamba(TokenMixer):
     def mix(self, x: Tensor, layout: Layout, state: MixerState | None) -> Tensor:
         """See `TokenMixer.mix`."""
         starts = document_starts(layout, state)
-        inner, gate = self.in_proj(x).chunk(2, dim=-1)  # (B, L, inner)
+        inner, gate = per_token(self.in_proj, x, layout).chunk(2, dim=-1)  # (B, L, inner)
         before = None if state is None else state.recent("conv").to(inner.dtype)
         if state is not None:
             state.roll("conv", inner, layout.counts())
         weight = self.conv1d.weight[:, 0]
         u = depthwise_conv(inner, weight, self.conv1d.bias, starts=starts, state=before, silu=True)
         sizes = [self.dt_rank, self.state_size, self.state_size]
-        low_rank, b, c = self.x_proj(u).split(sizes, dim=-1)
+        low_rank, b, c = per_token(self.x_proj, u, layout).split(sizes, dim=-1)
+        dt, dt_bias = self._step_size(low_rank, layout)
         y, last = selective_scan(
             u,
-            F.linear(low_rank, self.dt_proj.weight),
+            dt,
             -at_least_float32(self.A_log).exp(),
             b,
             c,
             D=self.D,
             z=gate,
-            dt_bias=self.dt_proj.bias,
+            dt_bias=dt_bias,
             softplus=True,
             starts=starts,
             mask=layout.mask,
@@ -143,7 +145,13 @@ class Mamba(TokenMixer):
         )
         if state is not None:
             state.put("ssm", last)
-        return self.out_proj(y)
+        return per_token(self.out_proj, y, layout)
+
+    def _step_size(self, low_rank: Tensor, layout: Layout) -> tuple[Tensor, Tensor | None]:
+        """Steps before the softplus; their bias apart where it is the same for all tokens."""
+        if isinstance(self.dt_proj, nn.Linear):
+            return F.linear(low_rank, self.dt_proj.weight), self.dt_proj.bias
+        return per_token(self.dt_proj, low_rank, layout), None
 
     def fill_state(self, state: MixerState, dtype: torch.dtype) -> None:
         """The last inputs of the convolution, and h in float32."""

@@ -16,6 +16,7 @@ from tokenmix.mixers.reach import interval_reach
 from tokenmix.ops.chunked_scan import ssd
 from tokenmix.ops.conv import depthwise_conv
 from tokenmix.ops.precision import at_least_float32
+from tokenmix.routed.base import per_token
 from tokenmix.state import MixerState, document_starts
 
 
@@ -183,7 +184,7 @@ class Mamba2(TokenMixer):
     def mix(self, x: Tensor, layout: Layout, state: MixerState | None) -> Tensor:
         """See `TokenMixer.mix`."""
         starts = document_starts(layout, state)
-        z, inner, dt = self.in_proj(x).split([self.inner, self.conv_width, self.heads], dim=-1)
+        z, inner, dt = per_token(self.in_proj, x, layout).split([self.inner, self.conv_width, self.heads], dim=-1)
         before = None if state is None else state.recent("conv").to(inner.dtype)
         if state is not None:
             state.roll("conv", inner, layout.counts())
@@ -205,7 +206,7 @@ class Mamba2(TokenMixer):
         )
         if state is not None:
             state.put("ssm", last)
-        return self.out_proj(self.norm(y.flatten(2), z).to(x.dtype))
+        return per_token(self.out_proj, self.norm(y.flatten(2), z).to(x.dtype), layout)
 
     def fill_state(self, state: MixerState, dtype: torch.dtype) -> None:
         """The last inputs of the convolution, and S in float32."""

@@ -160,7 +160,7 @@ class MossFormer(TokenMixer):
     def _project(self, name: str, x: Tensor, starts: Tensor | None, layout: Layout, state: MixerState | None) -> Tensor:
         part: FFConvM = getattr(self, name)
         before = None if state is None else state.recent(name).to(x.dtype)
-        y, inputs = part(x, layout.mask, starts, before)
+        y, inputs = part(x, layout.mask, starts, before, layout)
         if state is not None:
             state.roll(name, inputs, layout.counts())
         return y

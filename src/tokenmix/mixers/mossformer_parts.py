@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tokenmix.mixer import set_parameter
 from tokenmix.ops.conv import depthwise_conv
 from tokenmix.ops.precision import at_least_float32
+from tokenmix.routed.base import Where, per_token
 
 
 class ScaleNorm(nn.Module):
@@ -99,7 +100,12 @@ class FFConvM(nn.Module):
         self.conv1d.reset_parameters()
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, starts: Tensor | None = None, before: Tensor | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        starts: Tensor | None = None,
+        before: Tensor | None = None,
+        where: Where = None,
     ) -> tuple[Tensor, Tensor]:
         """Project.
 
@@ -108,11 +114,12 @@ class FFConvM(nn.Module):
             mask: (B, L) bool, False at padding.
             starts: (B, L) bool, first tokens of documents.
             before: (B, kernel - 1, out) inputs of the convolution before the first token, if causal.
+            where: the layout, for a routed projection.
 
         Returns:
             (B, L, out), and the inputs of the convolution, for those that come after.
         """
-        y = F.silu(self.proj(self.norm(x)))
+        y = F.silu(per_token(self.proj, self.norm(x), where))
         if mask is not None:
             y = y.masked_fill(~mask[..., None], 0)  # the bias makes something of nothing
         weight = self.conv1d.weight[:, 0]

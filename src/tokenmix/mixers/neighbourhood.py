@@ -12,6 +12,7 @@ from tokenmix.layout import Layout
 from tokenmix.mixer import TokenMixer, check_positive, register_mixer
 from tokenmix.mixers.projections import take_heads, width_of_heads
 from tokenmix.ops.edges import attend_edges
+from tokenmix.routed.base import RoutedModule, per_token
 from tokenmix.state import MixerState
 
 
@@ -65,6 +66,7 @@ class NeighbourhoodAttention(TokenMixer):
     paper = "Shi et al. 2021, arXiv 2009.03509"
     causal = "never"
     needs: tuple[str, ...] = ("edges",)
+    shared_modules = ("edge_proj",)
     cost = "L + E"
     equivariance = ("permutation",)
     ordered = False
@@ -99,7 +101,7 @@ class NeighbourhoodAttention(TokenMixer):
     def reset_parameters(self) -> None:
         """Draw the projections as `torch.nn.Linear` does."""
         for module in self.children():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, (nn.Linear, RoutedModule)):
                 module.reset_parameters()
 
     @classmethod
@@ -115,17 +117,19 @@ class NeighbourhoodAttention(TokenMixer):
         """See `TokenMixer.mix`."""
         batch, length, _ = x.shape
         read = self._edges(layout, batch, length)
-        q, k, v = (self._split(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))  # (B*L, H, e)
+        q, k, v = (
+            self._split(per_token(project, x, layout)) for project in (self.q_proj, self.k_proj, self.v_proj)
+        )  # (B*L, H, e)
         y = attend_edges(q, k, v, read.edges, bias=self._bias(layout, read))
-        return self.o_proj(y.reshape(batch, length, -1))
+        return per_token(self.o_proj, y.reshape(batch, length, -1), layout)
 
     def reach(self, layout: Layout, length: int) -> Tensor:
         """See `TokenMixer.reach`."""
         edges = layout.edges
         if edges is None:
             raise ValueError("layout: NeighbourhoodAttention needs edges, found none")
-        per_token = [x for x in (layout.mask, layout.segments, layout.positions, layout.coords) if x is not None]
-        batch = len(per_token[0]) if per_token else int(edges.max()) // length + 1 if edges.numel() else 1
+        given = [x for x in (layout.mask, layout.segments, layout.positions, layout.coords) if x is not None]
+        batch = len(given[0]) if given else int(edges.max()) // length + 1 if edges.numel() else 1
         sender, receiver = self._edges(layout, batch, length).edges
         reach = torch.zeros(batch, length, length, dtype=torch.bool, device=edges.device)
         reach[receiver // length, receiver % length, sender % length] = True

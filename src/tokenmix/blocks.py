@@ -2,100 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tokenmix.feed_forward import FEED_FORWARDS
+from tokenmix.block import NORMS, MixerBlock, at_last, make_norm
 from tokenmix.layout import Layout, put_tokens, take_tokens
 from tokenmix.mixer import TokenMixer, build_mixer, check_positive
+from tokenmix.routed import Routed, per_token, untie, with_route
 from tokenmix.stack_state import StackState
 from tokenmix.state import MixerState
 
-__all__ = ["NORMS", "MixerBlock", "Stack", "StackState", "resolve_pattern"]
-
-NORMS: dict[str, Callable[..., nn.Module]] = {"rmsnorm": nn.RMSNorm, "layernorm": nn.LayerNorm}
-
-
-class MixerBlock(nn.Module):
-    """x += mixer(norm(x)); x += feed_forward(norm(x)), the second where there is a feed-forward.
-
-    With `parallel`, as in GPT-NeoX: x += mixer(norm_1(x)) + feed_forward(norm_2(x)).
-
-    Args:
-        mixer: any token mixer.
-        feed_forward: "swiglu", "gelu", or None for a block of the mixer alone (Mamba's).
-        feed_forward_dim: inner width of the feed-forward; default its own.
-        norm: "rmsnorm" or "layernorm".
-        norm_eps: added to the variance.
-        dropout: on both branches, before they are added.
-        mixer_dropout: on the mixer's branch instead; default that of `dropout` (GAM's paper has none there).
-        feed_forward_bias: biases in the feed-forward.
-        parallel: both branches read the block's input.
-
-    Raises:
-        ValueError: unknown norm or feed-forward.
-
-    Example:
-        >>> from tokenmix.mixers import GAM
-        >>> MixerBlock(GAM(16, slots=8))(torch.zeros(1, 3, 16)).shape
-        torch.Size([1, 3, 16])
-    """
-
-    def __init__(
-        self,
-        mixer: TokenMixer,
-        *,
-        feed_forward: str | None = "swiglu",
-        feed_forward_dim: int | None = None,
-        norm: str = "rmsnorm",
-        norm_eps: float = 1e-5,
-        dropout: float = 0.0,
-        mixer_dropout: float | None = None,
-        feed_forward_bias: bool = False,
-        parallel: bool = False,
-    ) -> None:
-        super().__init__()
-        self.parallel = parallel
-        dim = mixer.dim
-        if mixer_dropout is None:
-            mixer_dropout = dropout
-        for name, share in (("dropout", dropout), ("mixer_dropout", mixer_dropout)):
-            if not 0 <= share < 1:
-                raise ValueError(f"{name}: expected at least 0 and below 1, found {share}")
-        if norm_eps <= 0:
-            raise ValueError(f"norm_eps: expected a positive number, found {norm_eps}")
-        make_norm = _choose("norm", norm, NORMS)
-        self.mixer_norm = make_norm(dim, eps=norm_eps)
-        self.mixer = mixer
-        self.feed_forward_norm: nn.Module | None = None
-        self.feed_forward: nn.Module | None = None
-        if feed_forward is not None:
-            self.feed_forward_norm = make_norm(dim, eps=norm_eps)
-            make = _choose("feed_forward", feed_forward, FEED_FORWARDS)
-            self.feed_forward = make(dim, feed_forward_dim, bias=feed_forward_bias)
-        self.mixer_dropout = nn.Dropout(mixer_dropout)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(
-        self,
-        x: Tensor,
-        layout: Layout | None = None,
-        state: MixerState | None = None,
-        last: Tensor | None = None,
-    ) -> Tensor:
-        """(B, L, dim) to (B, L, dim), or to (B, 1, dim) of the tokens at `last` (B,); the state is the mixer's."""
-        branch = self.mixer(self.mixer_norm(x), layout, state)
-        if last is not None:
-            x, branch = take_tokens(x, last[:, None]), take_tokens(branch, last[:, None])
-        mixed = x + _drop(self.mixer_dropout, branch)
-        feed_forward, norm = self.feed_forward, self.feed_forward_norm
-        if feed_forward is None or norm is None:
-            return mixed
-        return mixed + _drop(self.dropout, feed_forward(norm(x if self.parallel else mixed)))
+__all__ = ["NORMS", "MixerBlock", "Routed", "Stack", "StackState", "resolve_pattern", "untie"]
 
 
 class Stack(nn.Module):
@@ -107,7 +28,8 @@ class Stack(nn.Module):
         pattern: letters, one a layer, repeated until there are `layers`: "mma".
         layers: number of layers; default the length of the pattern.
         feed_forward: as in `MixerBlock`, or a mapping from letters to it.
-        feed_forward_dim, norm, norm_eps, dropout, mixer_dropout, feed_forward_bias: as in `MixerBlock`.
+        feed_forward_dim, norm, norm_eps, norm_placement, dropout, mixer_dropout, feed_forward_bias, modalities: as in
+            `MixerBlock`; the final norm is routed too, and tokens are sorted once a call for all layers.
         parallel_residual: `parallel` of every block.
         final_norm: whether a norm follows the last layer.
 
@@ -144,11 +66,13 @@ class Stack(nn.Module):
         feed_forward_dim: int | None = None,
         norm: str = "rmsnorm",
         norm_eps: float = 1e-5,
+        norm_placement: str = "pre",
         dropout: float = 0.0,
         mixer_dropout: float | None = None,
         feed_forward_bias: bool = False,
         parallel_residual: bool = False,
         final_norm: bool = True,
+        modalities: int | None = None,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -164,14 +88,17 @@ class Stack(nn.Module):
                 feed_forward_dim=feed_forward_dim,
                 norm=norm,
                 norm_eps=norm_eps,
+                norm_placement=norm_placement,
                 dropout=dropout,
                 mixer_dropout=mixer_dropout,
                 feed_forward_bias=feed_forward_bias,
                 parallel=parallel_residual,
+                modalities=modalities,
             )
             for letter in self.letters
         )
-        self.norm = _choose("norm", norm, NORMS)(dim, eps=norm_eps) if final_norm else nn.Identity()
+        self.norm = make_norm(dim, norm, norm_eps, modalities) if final_norm else nn.Identity()
+        self.modalities = modalities
         self.gradient_checkpointing = False
 
     @property
@@ -226,15 +153,19 @@ class Stack(nn.Module):
             layout, order = layout.aligned(streamed=state is not None)
         if order is not None:
             x = take_tokens(x, order)
+        if self.modalities is not None:
+            layout.validate(x.shape[0], x.shape[1], x.device)
+            layout = with_route(layout, self.modalities)
         states = [None] * len(self.layers) if state is None else state.states
         for block, layer_state in zip(self.layers, states, strict=True):
             if hidden_states is not None:
                 hidden_states.append(_restore(x, order))
                 x = hidden_states[-1] if order is None else take_tokens(hidden_states[-1], order)  # for its gradient
             if last_only and block is self.layers[-1]:
-                return self.norm(block(x, layout, layer_state, _last_real(x, layout)))
+                last = _last_real(x, layout)
+                return per_token(self.norm, block(x, layout, layer_state, last), at_last(layout, last))
             x = self.run_block(block, x, layout, layer_state)
-        x = _restore(self.norm(x), order)
+        x = _restore(per_token(self.norm, x, layout), order)
         if hidden_states is not None:
             hidden_states.append(x)
         return x
@@ -280,16 +211,5 @@ def _last_real(x: Tensor, layout: Layout) -> Tensor:
     return (layout.mask * torch.arange(x.shape[1], device=x.device)).amax(1)
 
 
-def _drop(dropout: nn.Module, x: Tensor) -> Tensor:
-    """Dropout, which costs nothing where it does nothing."""
-    return dropout(x) if dropout.training else x
-
-
 def _restore(x: Tensor, order: Tensor | None) -> Tensor:
     return x if order is None else put_tokens(x, order)
-
-
-def _choose(name: str, value: str, known: Mapping[str, Callable[..., nn.Module]]) -> Callable[..., nn.Module]:
-    if value not in known:
-        raise ValueError(f"{name}: expected one of {sorted(known)}, found {value!r}")
-    return known[value]

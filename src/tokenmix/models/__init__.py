@@ -14,6 +14,12 @@ from tokenmix.models.generation import generate
 from tokenmix.models.hybrid_graph import HybridGraphConfig, HybridGraphModel
 from tokenmix.models.large_gt import LargeGTConfig, LargeGTForNodeClassification, LargeGTModel
 from tokenmix.models.masked_lm import MixerForMaskedLM
+from tokenmix.models.mixture_of_transformers import (
+    MixtureOfTransformersConfig,
+    MixtureOfTransformersForCausalLM,
+    MixtureOfTransformersModel,
+    ModalityGrammar,
+)
 from tokenmix.models.model import MixerModel
 from tokenmix.models.question_answering import MixerForQuestionAnswering
 from tokenmix.models.register import register_models
@@ -53,6 +59,10 @@ __all__ = [
     "MixerForSpeechSeparation",
     "MixerForTokenClassification",
     "MixerModel",
+    "MixtureOfTransformersConfig",
+    "MixtureOfTransformersForCausalLM",
+    "MixtureOfTransformersModel",
+    "ModalityGrammar",
     "SafeLoading",
     "SambaASRConfig",
     "SambaASRForConditionalGeneration",

@@ -92,7 +92,7 @@ class MixerConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         drop_code_fields(kwargs)
-        refuse_misspelt_fields(MixerConfig, kwargs)
+        refuse_misspelt_fields(type(self), kwargs)
         for name in ("vocab_size", "hidden_size", "intermediate_size"):
             if name != "intermediate_size" or self.intermediate_size is not None:
                 check_positive(name, getattr(self, name))

@@ -34,7 +34,8 @@ def refuse_misspelt_fields(config: type[PreTrainedConfig], names: dict[str, Any]
         ...
         ValueError: widht: not a field of Tiny; did you mean 'width'?
     """
-    own = [name for name in config.__annotations__ if name not in _OF_THE_CLASS]
+    ours = config.__mro__[: config.__mro__.index(PreTrainedConfig)]
+    own = [name for cls in ours for name in vars(cls).get("__annotations__", ()) if name not in _OF_THE_CLASS]
     for name in names:
         if name.startswith("_") or name in _WRITTEN_BY_TRANSFORMERS or hasattr(config, name):
             continue

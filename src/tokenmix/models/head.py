@@ -10,6 +10,7 @@ from transformers.cache_utils import Cache
 
 from tokenmix.blocks import Stack
 from tokenmix.layout import Layout
+from tokenmix.mixer import TokenMixer
 from tokenmix.models.base import MixerPreTrainedModel
 from tokenmix.models.cache import CACHE_ARGUMENT, take_cache
 from tokenmix.models.config import MixerConfig
@@ -40,9 +41,11 @@ class MixerHead(MixerPreTrainedModel):
         config: sizes, mixers and pattern.
     """
 
+    model_class: type[MixerModel] = MixerModel
+
     def __init__(self, config: MixerConfig) -> None:
         super().__init__(config)
-        self.model = MixerModel(config)
+        self.model = self.model_class(config)
 
     @property
     def stack(self) -> Stack:
@@ -52,12 +55,16 @@ class MixerHead(MixerPreTrainedModel):
     def _require_causality(self, causal: bool, task: str) -> None:
         """Refuse a pattern with a mixer that reads the future, or one that does not."""
         for letter, mixer in zip(self.stack.letters, self.stack.mixers, strict=True):
-            if mixer.is_causal != causal:
+            if mixer.is_causal != causal and not (causal and self._reads_spans(mixer)):
                 wanted = "causal mixers" if causal else "mixers that read both ways"
                 found = "reads the future" if causal else "reads only the past"
                 described = f"{letter!r}: {self.config.mixers[letter]}, which {found}"
                 hint = "" if causal or mixer.causal == "always" else ' (set "causal": False)'
                 raise ValueError(f"mixers: {task} needs {wanted}, found {described}{hint}")
+
+    def _reads_spans(self, mixer: TokenMixer) -> bool:
+        """Whether a mixer that reads the future does so where the model's task allows it."""
+        return False
 
     def _read(
         self,

@@ -216,6 +216,7 @@ def can_look(values: Tensor) -> bool:
 _ARGUMENTS = (
     "input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "labels", "use_cache",
     "segment_ids", "logits_to_keep", "output_hidden_states", "layout", "start_positions", "end_positions", "cache",
+    "modality_ids", "features", "noise_level",
 )  # fmt: skip
 
 

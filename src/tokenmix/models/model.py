@@ -47,6 +47,11 @@ class MixerModel(MixerPreTrainedModel):
         """Whether no layer reads the future, so that tokens can be read in chunks, with a cache."""
         return all(mixer.is_causal for mixer in self.stack.mixers)
 
+    @property
+    def reads_chunks(self) -> bool:
+        """Whether every layer can go on from a cache."""
+        return all(mixer.step == 1 for mixer in self.stack.mixers)
+
     @can_return_tuple
     def forward(
         self,
@@ -110,11 +115,11 @@ class MixerModel(MixerPreTrainedModel):
     def _cache(self, cache: Cache | None, use_cache: bool | None) -> Cache | None:
         """The cache to advance, where there is one."""
         if cache is None and use_cache is None:
-            use_cache = self.config.use_cache and not self.training and self.is_causal
+            use_cache = self.config.use_cache and not self.training and self.reads_chunks
         if cache is None and not use_cache:
             return None
         for letter, mixer in zip(self.stack.letters, self.stack.mixers, strict=True):
-            if not mixer.is_causal:
+            if mixer.step != 1:
                 raise ValueError(
                     f"{'use_cache' if cache is None else CACHE_ARGUMENT}: expected none, found one for mixer "
                     f"{letter!r}: {self.config.mixers[letter]}, which reads the future and cannot go on from a cache"

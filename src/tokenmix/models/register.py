@@ -29,6 +29,11 @@ from tokenmix.models.fit import FITConfig, FITForCausalLM, FITModel
 from tokenmix.models.hybrid_graph import HybridGraphConfig, HybridGraphModel
 from tokenmix.models.large_gt import LargeGTConfig, LargeGTModel
 from tokenmix.models.masked_lm import MixerForMaskedLM
+from tokenmix.models.mixture_of_transformers import (
+    MixtureOfTransformersConfig,
+    MixtureOfTransformersForCausalLM,
+    MixtureOfTransformersModel,
+)
 from tokenmix.models.model import MixerModel
 from tokenmix.models.question_answering import MixerForQuestionAnswering
 from tokenmix.models.separation import MixerForSpeechSeparation, SeparatorConfig
@@ -75,6 +80,10 @@ _FIT_MODELS: _Rows = (
     (AutoModel, FITModel, modeling_auto.MODEL_MAPPING_NAMES),
     (AutoModelForCausalLM, FITForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
 )
+_MIXTURES: _Rows = (
+    (AutoModel, MixtureOfTransformersModel, modeling_auto.MODEL_MAPPING_NAMES),
+    (AutoModelForCausalLM, MixtureOfTransformersForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+)
 _SPEECH_MODELS: _Rows = (
     (AutoModel, SpeechModel, modeling_auto.MODEL_MAPPING_NAMES),
     (AutoModelForCTC, MixerForCTC, modeling_auto.MODEL_FOR_CTC_MAPPING_NAMES),
@@ -93,6 +102,7 @@ _FAMILIES: tuple[tuple[Any, _Rows], ...] = (
     (MixerConfig, _MODELS),
     (BlockTransformerConfig, _BLOCK_MODELS),
     (FITConfig, _FIT_MODELS),
+    (MixtureOfTransformersConfig, _MIXTURES),
     (SpeechConfig, _SPEECH_MODELS),
     (SambaASRConfig, _SAMBA_MODELS),
     (SeparatorConfig, _SEPARATORS),

@@ -14,11 +14,11 @@ def build_stack(config: Any, **options: Any) -> ModelStack:
 
     Args:
         config: the configuration.
-        options: more of `tokenmix.blocks.Stack`.
+        options: more of `tokenmix.blocks.Stack`, or `mixers` in place of the configuration's.
     """
     return ModelStack(
         config.hidden_size,
-        config.mixers,
+        options.pop("mixers", config.mixers),
         config.pattern,
         layers=config.num_hidden_layers,
         feed_forward=config.feed_forward,

@@ -1,0 +1,126 @@
+"""What a Mixture-of-Transformers learns from: the next token of each modality, and features."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenmix.layout import Layout
+from tokenmix.models.labels import IGNORED, counted, predictable
+from tokenmix.models.mixture_of_transformers.config import MixtureOfTransformersConfig
+from tokenmix.models.mixture_of_transformers.features import add_noise, velocity
+
+
+class Features(NamedTuple):
+    """Features of continuous tokens.
+
+    Args:
+        clean: (B, L, F).
+        level: (B, L) of noise, or None.
+        noise: (B, L, F), or None.
+        noisy: (B, L, F) what is read instead, where noise was added.
+    """
+
+    clean: Tensor
+    level: Tensor | None
+    noise: Tensor | None
+    noisy: Tensor | None = None
+
+    @property
+    def read(self) -> Tensor:
+        """What the model reads."""
+        return self.clean if self.noisy is None else self.noisy
+
+
+def with_noise(config: MixtureOfTransformersConfig, given: Features, layout: Layout) -> Features:
+    """Add noise to the features of objective "diffusion": one level a row and fresh noise, where none were given."""
+    if not config.continuous("diffusion"):
+        return given
+    clean, level, noise, _ = given
+    if level is None:
+        level = torch.rand(len(clean), 1, device=clean.device).expand(clean.shape[:2])
+    if noise is None:
+        noise = torch.randn_like(clean)
+    noisy = torch.where(_is(config, layout, "diffusion")[..., None], add_noise(clean, noise, level), clean)
+    return Features(clean, level, noise, noisy)
+
+
+def modality_losses(
+    config: MixtureOfTransformersConfig,
+    logits: Tensor,
+    predictions: dict[str, Tensor],
+    labels: Tensor,
+    given: Features | None,
+    layout: Layout,
+    others: dict[str, Any],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, and that of each modality.
+
+    Args:
+        config: which modalities there are.
+        logits: (B, L, vocabulary).
+        predictions: of features, by name.
+        labels: (B, L) as they came.
+        given: the features, where there are some.
+        layout: with modality.
+        others: keywords of the forward, of which `num_items_in_batch` is read.
+
+    Returns:
+        The loss, (n,) mean losses without gradients, and (n,) numbers of labels.
+    """
+    known = predictable(labels, layout)
+    kept = known.masked_fill(_is(config, layout), IGNORED)
+    sums, counts = _token_losses(logits, kept, layout, len(config.modalities))
+    items: Any = counted(others, labels, kept).get("num_items_in_batch")
+    loss = sums.sum() / (counts.sum().clamp(min=1) if items is None else items)
+    means = sums.detach() / counts.clamp(min=1)
+    if given is None:
+        return loss, means, counts
+    for name, number in config.continuous().items():
+        spec = config.specs[name]
+        wanted = labels if spec["objective"] == "diffusion" else known
+        error, count = _feature_loss(spec, number, predictions[name], wanted, given, layout)
+        means[number], counts[number] = error.detach(), count
+        loss = loss + config.feature_loss_weight * error
+    return loss, means, counts
+
+
+def _is(config: MixtureOfTransformersConfig, layout: Layout, objective: str | None = None) -> Tensor:
+    """(B, L) bool: tokens of continuous modalities."""
+    modality: Any = layout.modality
+    found = torch.zeros_like(modality, dtype=torch.bool)
+    for number in config.continuous(objective).values():
+        found = found | (modality == number)
+    return found
+
+
+def _token_losses(logits: Tensor, kept: Tensor, layout: Layout, modalities: int) -> tuple[Tensor, Tensor]:
+    """(n,) summed cross-entropy of the labels of each modality, and how many there are."""
+    modality: Any = layout.modality
+    after, numbers = kept[:, 1:].flatten(), modality[:, 1:].flatten().long()
+    nats = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), after, ignore_index=IGNORED, reduction="none")
+    counts = torch.zeros(modalities, dtype=torch.int64, device=nats.device)
+    return nats.new_zeros(modalities).index_add(0, numbers, nats), counts.index_add(
+        0, numbers, (after != IGNORED).long()
+    )
+
+
+def _feature_loss(
+    spec: dict[str, Any], number: int, predicted: Tensor, labels: Tensor, given: Features, layout: Layout
+) -> tuple[Tensor, Tensor]:
+    """Mean squared error of one modality's features, and how many tokens have a term."""
+    target, found = given.clean[..., : spec["input_size"]].float(), predicted.float()
+    here: Any = (layout.modality == number) & (labels != IGNORED)
+    if spec["objective"] == "diffusion":
+        if given.noise is None or given.level is None:
+            raise ValueError("noise_level: expected one where features are learned, found None")
+        if layout.mask is not None:
+            here = here & layout.mask
+        target = velocity(target, given.noise[..., : spec["input_size"]].float(), given.level)
+    else:
+        target, found, here = target[:, 1:], found[:, :-1], here[:, 1:]
+    count = here.sum()
+    return ((found - target).square().mean(-1) * here).sum() / count.clamp(min=1), count

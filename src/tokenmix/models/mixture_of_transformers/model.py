@@ -1,0 +1,153 @@
+"""A stack of any mixers whose other parameters are those of each token's modality, as a Hugging Face model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils.generic import can_return_tuple
+
+from tokenmix.layout import Layout
+from tokenmix.models.cache import take_cache
+from tokenmix.models.inputs import call_layout, check_token_shape, check_tokens, input_shape, refuse_misspelt
+from tokenmix.models.mixture_of_transformers.base import MixtureOfTransformersPreTrainedModel
+from tokenmix.models.mixture_of_transformers.config import MixtureOfTransformersConfig
+from tokenmix.models.mixture_of_transformers.features import FeatureModality
+from tokenmix.models.model import MixerModel
+from tokenmix.routed.base import token_modality
+
+
+class MixtureOfTransformersModel(MixtureOfTransformersPreTrainedModel, MixerModel):
+    """Features of text, pictures, speech in one sequence: embeddings, routed layers, routed final norm.
+
+    Everything that a layer does to a token by itself (norms, projections, feed-forward) has parameters for each
+    modality; what mixes tokens is one for all, in the order of the sequence:
+
+        h_t = x_t + norm_m(W_O,m mix(W_m x)_t),   y_t = h_t + norm_m(feed_forward_m(h_t)),   m the modality of token t
+
+    Tokens are sorted by modality once a call. With mixers such as Mamba-2, in the place of attention, this is
+    Mixture-of-Mamba: convolutions and decays are shared, projections are not.
+
+    Args:
+        config: modalities, sizes, mixers and pattern.
+
+    Example:
+        >>> config = MixtureOfTransformersConfig(
+        ...     hidden_size=32,
+        ...     mixers={"a": {"mixer": "attention", "heads": 4, "rope": True}},
+        ...     modalities={"text": {"vocab_size": 100}, "image": {"vocab_size": 256}},
+        ... )
+        >>> MixtureOfTransformersModel(config)(torch.tensor([[5, 7, 101, 300]])).last_hidden_state.shape
+        torch.Size([1, 4, 32])
+
+    Source:
+        Liang et al. 2024, arXiv 2411.04996; Liang et al. 2025 (Mixture-of-Mamba), arXiv 2501.16295.
+    """
+
+    def __init__(self, config: MixtureOfTransformersConfig) -> None:
+        super().__init__(config)
+        noisy = config.continuous("diffusion")
+        self.features = nn.ModuleDict(
+            {
+                name: FeatureModality(config.specs[name]["input_size"], config.hidden_size, diffusion=name in noisy)
+                for name in config.continuous()
+            }
+        )
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        segment_ids: Tensor | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
+        layout: Layout | None = None,
+        past_key_values: Cache | None = None,
+        modality_ids: Tensor | None = None,
+        features: Tensor | None = None,
+        noise_level: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Features of the tokens after the last layer.
+
+        Args:
+            input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache, segment_ids,
+                output_hidden_states, layout, past_key_values: as in `MixerModel`.
+            modality_ids: (B, L) numbers of modalities; default what the ids tell. Needed with `inputs_embeds`.
+            features: (B, L, F) of continuous tokens, read where a token is one, F at least the widest `input_size`.
+            noise_level: (B, L) from 0 (clean, the default) to 1, of features of objective "diffusion".
+
+        Raises:
+            ValueError, TypeError: inputs that do not fit together; the message says which.
+        """
+        cache = take_cache(cache, past_key_values)
+        refuse_misspelt(kwargs, type(self).__name__)
+        shape = input_shape(input_ids, inputs_embeds, self.config.hidden_size)
+        layout = call_layout(layout, shape, attention_mask, position_ids, segment_ids, cache)
+        layout = self.with_modality(layout, input_ids, modality_ids)
+        if input_ids is not None:
+            check_tokens("input_ids", input_ids, self.embed_tokens.num_embeddings)
+            inputs_embeds = self.read_features(self.embed_tokens(input_ids), layout, features, noise_level)
+        elif features is not None:
+            raise ValueError("features: expected them with input_ids, found inputs_embeds")
+        outputs: BaseModelOutputWithPast = super().forward(
+            inputs_embeds=inputs_embeds,
+            layout=layout,
+            cache=cache,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        return outputs
+
+    def with_modality(self, layout: Layout, input_ids: Tensor | None, modality_ids: Tensor | None = None) -> Layout:
+        """The layout with the modality of each token.
+
+        Raises:
+            ValueError, TypeError: none told and no ids to tell it, another shape, or a number out of range.
+        """
+        if modality_ids is None:
+            if layout.modality is not None:
+                return layout
+            if input_ids is None:
+                raise ValueError("modality_ids: expected them with inputs_embeds, found None")
+            return dataclasses.replace(layout, modality=self.config.modality_of(input_ids))
+        check_token_shape("modality_ids", modality_ids)
+        check_tokens("modality_ids", modality_ids, len(self.config.modalities))
+        return dataclasses.replace(layout, modality=modality_ids)
+
+    def read_features(
+        self, x: Tensor, layout: Layout, features: Tensor | None, noise_level: Tensor | None = None
+    ) -> Tensor:
+        """(B, L, d) embeddings, with the features of continuous tokens added.
+
+        Raises:
+            ValueError: features of another shape or not finite, or given to a model that reads none.
+        """
+        sizes = [self.config.specs[name]["input_size"] for name in self.features]
+        if features is None:
+            return x
+        if not sizes:
+            raise ValueError("features: expected none, as no modality of the configuration is continuous, found some")
+        if features.dim() != 3 or features.shape[:2] != x.shape[:2] or features.shape[2] < max(sizes):
+            expected = (*x.shape[:2], f"F >= {max(sizes)}")
+            raise ValueError(f"features: expected shape {expected}, found {tuple(features.shape)}")
+        if noise_level is not None and noise_level.shape != x.shape[:2]:
+            raise ValueError(f"noise_level: expected shape {tuple(x.shape[:2])}, found {tuple(noise_level.shape)}")
+        if noise_level is None:
+            noise_level = torch.zeros(x.shape[:2], device=x.device)
+        for name, number in self.config.continuous().items():
+            here = (token_modality(layout) == number)[..., None]
+            module: Any = self.features[name]
+            x = x + module.read(features.masked_fill(~here, 0), noise_level) * here
+        return x

@@ -1,0 +1,177 @@
+"""Continuous tokens: noise, spans that are read whole, losses, and sampling."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from mixtures import ATTENTION, MAMBA, build, tokens
+from torch import Tensor
+
+from tokenmix.models.mixture_of_transformers.features import add_noise, step_towards, velocity
+from tokenmix.models.mixture_of_transformers.sampling import sample_features
+
+TEXT, SIZE = 10, 3
+PATCH = TEXT  # the id that stands for a patch
+EXACT = {"rtol": 0, "atol": 1e-10}
+
+
+def model(objective: str = "diffusion", **fields: Any) -> Any:
+    image = {"input_size": SIZE, "objective": objective, "begin": 1, "end": 2, "length": 4}
+    return build(modalities={"text": {"vocab_size": TEXT}, "image": image}, **fields)
+
+
+def row() -> tuple[Tensor, Tensor]:
+    """Text, a picture of 4 patches, text, one of 2, text; and features."""
+    ids = torch.tensor([[5, 1, PATCH, PATCH, PATCH, PATCH, 2, 7, 1, PATCH, PATCH, 2]])
+    return ids, torch.randn(1, 12, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def influence(net: Any, ids: Tensor, features: Tensor, place: int) -> list[int]:
+    """Tokens whose output changes with the features of one."""
+    changed = features.clone()
+    changed[0, place] += 1
+    before, after = (net.model(ids, features=f, use_cache=False).last_hidden_state for f in (features, changed))
+    return [i for i in range(ids.shape[1]) if not torch.equal(before[0, i], after[0, i])]
+
+
+@torch.no_grad()
+def test_patches_see_their_own_picture_whole_and_nothing_else_ahead() -> None:
+    net, (ids, features) = model(), row()
+    assert influence(net, ids, features, 4) == list(range(2, 12))
+    assert influence(net, ids, features, 10) == [9, 10, 11]
+    assert influence(net, ids, features, 0) == []  # text reads no features
+    causal = model("regression")
+    assert influence(causal, ids, features, 4) == list(range(4, 12))
+
+
+@torch.no_grad()
+def test_a_cache_reads_spans_whole() -> None:
+    net, (ids, features) = model(mixers=ATTENTION | MAMBA, pattern="am"), row()
+    whole = net(ids, features=features).logits
+    parts, cache = [], None
+    for low, high in ((0, 2), (2, 6), (6, 7), (7, 11), (11, 12)):
+        found = net(ids[:, low:high], features=features[:, low:high], past_key_values=cache, use_cache=True)
+        cache = found.get("cache", found.get("past_key_values"))
+        parts.append(found.logits)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, **EXACT)
+    found = net(ids[:, :4], features=features[:, :4], use_cache=True)
+    with pytest.raises(ValueError, match="expected chunks that hold each span whole"):
+        net(ids[:, 4:], features=features[:, 4:], past_key_values=found.get("cache", found.get("past_key_values")))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("objective", ["diffusion", "regression"])
+def test_losses_equal_a_loop(objective: str) -> None:
+    net, (ids, features) = model(objective), row()
+    level = torch.full((1, 12), 0.3, dtype=torch.float64)
+    noise = torch.randn(1, 12, SIZE, dtype=torch.float64)
+    labels = ids.clone()
+    labels[0, 9] = -100
+    found = net(ids, features=features, labels=labels, noise_level=level, noise=noise)
+    errors = []
+    patches = [i for i in range(12) if ids[0, i] == PATCH and labels[0, i] != -100]
+    signal, spread = math.cos(0.3 * math.pi / 2), math.sin(0.3 * math.pi / 2)
+    read = features
+    if objective == "diffusion":
+        noisy = signal * features + spread * noise
+        read = torch.where((ids == PATCH)[..., None], noisy, features)
+    same = net(ids, features=read, noise_level=level)
+    torch.testing.assert_close(same.logits, found.logits, **EXACT)
+    for i in patches:
+        if objective == "diffusion":
+            target, guess = signal * noise[0, i] - spread * features[0, i], same.predictions["image"][0, i]
+        else:
+            target, guess = features[0, i], same.predictions["image"][0, i - 1]
+        errors.append((guess - target).square().mean())
+    expected = torch.stack(errors).mean()
+    torch.testing.assert_close(found.modality_losses[1].double(), expected, rtol=1e-6, atol=0)
+    assert found.modality_counts.tolist() == [5, len(patches)]  # text after the first token: 1, 2, 7, 1, 2
+    torch.testing.assert_close(
+        found.loss.double(), found.modality_losses[0].double() + 5.0 * expected, rtol=1e-5, atol=0
+    )
+
+
+def test_velocity_takes_noise_to_features() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, e = (torch.randn(2, 3, SIZE, dtype=torch.float64, generator=generator) for _ in range(2))
+    for high, low in ((1.0, 0.0), (0.8, 0.25), (0.5, 0.5)):
+        t, s = (torch.full((2, 3), v, dtype=torch.float64) for v in (high, low))
+        stepped = step_towards(add_noise(x, e, t), velocity(x, e, t), t, s)
+        torch.testing.assert_close(stepped, add_noise(x, e, s), rtol=0, atol=1e-12)
+    unit = add_noise(torch.randn(1000, 1, 4), torch.randn(1000, 1, 4), torch.rand(1000, 1))
+    assert abs(float(unit.var()) - 1) < 0.1
+
+
+@pytest.mark.parametrize("objective", ["diffusion", "regression"])
+def test_samples_what_it_has_learned(objective: str) -> None:
+    """Two prompts, two pictures: after training, sampling gives each prompt its own."""
+    torch.manual_seed(0)
+    net = model(objective, mixers=ATTENTION, pattern="aa", num_hidden_layers=2).float().train()
+    pictures = torch.tensor([[[1.0, -1, 1]] * 4, [[-1.0, 1, 1]] * 4])
+    ids = torch.tensor([[3, 1, *[PATCH] * 4, 2], [4, 1, *[PATCH] * 4, 2]])
+    features = torch.zeros(2, 7, SIZE)
+    features[:, 2:6] = pictures
+    optimiser = torch.optim.AdamW(net.parameters(), lr=5e-3)
+    for _ in range(150):
+        optimiser.zero_grad()
+        net(ids.repeat(8, 1), features=features.repeat(8, 1, 1), labels=ids.repeat(8, 1)).loss.backward()
+        optimiser.step()
+    net.eval()
+    generator = torch.Generator().manual_seed(0)
+    found = sample_features(net, ids[:, :2], "image", 4, steps=16, generator=generator)
+    assert found.shape == (2, 4, SIZE)
+    assert (found - pictures).square().mean() < 0.1 < (found - pictures.flip(0)).square().mean()
+    padded = torch.cat([torch.tensor([[5], [5]]), ids[:, :2]], 1)
+    mask = torch.tensor([[0, 1, 1]] * 2)
+    generator = torch.Generator().manual_seed(0)
+    again = sample_features(net, padded, "image", 4, steps=16, attention_mask=mask, generator=generator)
+    torch.testing.assert_close(again, found, rtol=0, atol=1e-4)
+
+
+def test_a_model_that_reads_features_generates_text() -> None:
+    net, (ids, features) = model(), row()
+    found = net.generate(ids, features=features, max_new_tokens=3, do_sample=False, pad_token_id=0)
+    for i in range(12, 15):
+        wide = torch.cat([features, features.new_zeros(1, i - 12, SIZE)], 1)
+        assert net(found[:, :i], features=wide).logits[0, -1].argmax() == found[0, i]
+
+
+def test_grammar_begins_and_ends_spans() -> None:
+    image = {"vocab_size": 6, "begin": 1, "end": 2, "length": 3}
+    speech = {"vocab_size": 4, "begin": 3, "end": 4}
+    net = build(modalities={"text": {"vocab_size": TEXT}, "image": image, "speech": speech})
+    prompt = torch.tensor([[5, 1], [5, 3], [5, 6]])
+    torch.manual_seed(0)
+    found = net.generate(prompt, max_new_tokens=40, do_sample=True, pad_token_id=0, logits_processor=[net.grammar])
+    kinds = net.config.modality_of(found)
+    for ids, kind in zip(found, kinds, strict=True):
+        for i in range(1, len(ids)):
+            if kind[i] == 1:
+                run = 0
+                while kind[i - run] == 1:
+                    run += 1
+                assert ids[i - run] == 1
+                assert run <= 3
+            if kind[i] == 2:
+                assert kind[i - 1] == 2 or ids[i - 1] == 3
+            if ids[i - 1] == 1:
+                assert kind[i] == 1
+            if kind[i - 1] == 2 and kind[i] != 2:
+                assert ids[i] == 4
+            if kind[i - 1] == 1 and kind[i] != 1:
+                assert ids[i] == 2
+                assert kind[i - 3 : i].tolist() == [1, 1, 1]
+    assert {0, 1, 2} == set(kinds[:, 2:].flatten().tolist())
+
+
+def test_refuses_features() -> None:
+    net, (ids, features) = model(), row()
+    with pytest.raises(ValueError, match=r"features: expected shape \(1, 12, 'F >= 3'\), found \(1, 12, 2\)"):
+        net(ids, features=features[..., :2])
+    with pytest.raises(ValueError, match="noise_level: expected shape"):
+        net(ids, features=features, noise_level=torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="name: expected one of"):
+        sample_features(net, tokens(1, 3, vocabulary=TEXT), "text", 2)
+    with pytest.raises(ValueError, match="count: expected a positive integer, found 0"):
+        sample_features(net, tokens(1, 3, vocabulary=TEXT), "image", 0)

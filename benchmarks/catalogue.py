@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks import attention, block_decoding, decoding, graphs, points, scan, ssd
+from benchmarks import attention, block_decoding, decoding, graphs, points, routing, scan, ssd
 from benchmarks.rows import Row
 
-ROWS = [*scan.ROWS, *ssd.ROWS, *attention.ROWS, *decoding.ROWS, *block_decoding.ROWS, *graphs.ROWS, *points.ROWS]
+ROWS = [
+    *scan.ROWS, *ssd.ROWS, *attention.ROWS, *decoding.ROWS, *block_decoding.ROWS, *graphs.ROWS, *points.ROWS,
+    *routing.ROWS,
+]  # fmt: skip
 
 
 def find(name: str, peer: str) -> Row:

@@ -165,6 +165,16 @@ def test_grammar_begins_and_ends_spans() -> None:
     assert {0, 1, 2} == set(kinds[:, 2:].flatten().tolist())
 
 
+def test_grammar_draws_no_features() -> None:
+    net, (ids, features) = model(), row()
+    prompt, read = ids[:, :2], features[:, :2]  # ends in the token that begins a picture
+    found = net.generate(
+        prompt, features=read, max_new_tokens=6, do_sample=False, pad_token_id=0, logits_processor=[net.grammar]
+    )
+    assert found[0, 2] == 2
+    assert PATCH not in found
+
+
 def test_refuses_features() -> None:
     net, (ids, features) = model(), row()
     with pytest.raises(ValueError, match=r"features: expected shape \(1, 12, 'F >= 3'\), found \(1, 12, 2\)"):

@@ -245,6 +245,7 @@ def test_compiles_whole() -> None:
         ({"modalities": {"a": {"input_size": 2}}}, "objective: expected one of"),
         ({"modalities": {"a": {"vocab_size": 2, "objective": "diffusion"}}}, "expected none for discrete tokens"),
         ({"modalities": {"a": {"vocab_size": 2, "begin": 2}}}, "begin: expected an id below 2, found 2"),
+        ({"untied": 3}, "untied: expected True or False, found 3"),
         ({"vocab_size": 7}, "vocab_size: expected 44, the sum over modalities, found 7"),
         ({"norm_placement": "post"}, "norm_placement: expected one of"),
         ({"modalitis": {}}, "modalitis: not a field of MixtureOfTransformersConfig; did you mean 'modalities'"),

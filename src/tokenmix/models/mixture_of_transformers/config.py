@@ -68,6 +68,8 @@ class MixtureOfTransformersConfig(MixerConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._settle_modalities()
+        if not isinstance(self.untied, bool):
+            raise TypeError(f"untied: expected True or False, found {self.untied!r}")
         total = sum(token_count(spec) for spec in self.specs.values())
         if self.vocab_size not in (0, total):
             raise ValueError(f"vocab_size: expected {total}, the sum over modalities, found {self.vocab_size}")
@@ -99,7 +101,8 @@ class MixtureOfTransformersConfig(MixerConfig):
     @property
     def specs(self) -> dict[str, dict[str, Any]]:
         """What the tokens of each modality are, by its name, in the order of their numbers."""
-        return {spec["name"]: spec for spec in self.modalities}  # type: ignore[index]  # settled to a list of mappings
+        settled: Any = self.modalities  # a list of mappings
+        return {spec["name"]: spec for spec in settled}
 
     @property
     def names(self) -> list[str]:

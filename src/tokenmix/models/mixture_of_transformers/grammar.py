@@ -17,7 +17,8 @@ class ModalityGrammar(LogitsProcessor):
 
     A modality with "begin" is a span's: its tokens follow that token and one another alone. After "length" of them, or
     where there is no length after at least one, comes "end" (any token that is not a span's, where none is named).
-    All other places take tokens of the other modalities.
+    All other places take tokens of the other modalities. A continuous modality has no tokens to draw: its "begin" is
+    followed by its "end". Stop there (`eos_token_id`), and `sample_features` draws the span.
 
     Args:
         config: of which the modalities tell.
@@ -48,6 +49,9 @@ class ModalityGrammar(LogitsProcessor):
             inside = (run > 0) | (input_ids[:, -1] == spec["begin"])
             length, end = spec.get("length"), spec.get("end")
             after = outside if end is None else ids == end
+            if "input_size" in spec:
+                allowed = torch.where(inside[:, None], after, allowed)
+                continue
             full = run >= length if length is not None else run > 0
             here = torch.where(full[:, None], after, own)
             if length is None:

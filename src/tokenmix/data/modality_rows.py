@@ -117,7 +117,7 @@ class ModalityRows(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         pair = int(self.ids[index])
-        row = {"input_ids": self.tokens.row(pair, self.order(pair))}
+        row: dict[str, Any] = {"input_ids": self.tokens.row(pair, self.order(pair))}
         if self.tokens.images.is_floating_point():
             row |= {"patches": self.tokens.images[pair], "noise_level": self.noise_level(pair)}
         return row

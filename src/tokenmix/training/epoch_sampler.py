@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset, Sampler
+from transformers import TrainingArguments
 
 from tokenmix.training.trainer import MixerTrainer
 
@@ -51,9 +52,18 @@ class EpochTrainer(MixerTrainer):
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int] | None:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.dataloader_persistent_workers:
-            raise ValueError(
-                "dataloader_persistent_workers: expected False, found True: workers that stay hear of no new epoch"
-            )
+        refuse_persistent_workers(self.args)
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         return EpochSampler(len(dataset), seed, on_epoch=dataset.set_epoch)
+
+
+def refuse_persistent_workers(args: TrainingArguments) -> None:
+    """Workers that stay hear of no new epoch.
+
+    Raises:
+        ValueError: they are asked for.
+    """
+    if args.dataloader_persistent_workers:
+        raise ValueError(
+            "dataloader_persistent_workers: expected False, found True: workers that stay hear of no new epoch"
+        )

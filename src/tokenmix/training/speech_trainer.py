@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from tokenmix.training.epoch_sampler import EpochSampler
+from tokenmix.training.epoch_sampler import EpochSampler, refuse_persistent_workers
 from tokenmix.training.trainer import MixerTrainer
 
 
@@ -74,5 +74,7 @@ class SpeechTrainer(MixerTrainer):
         if lengths is None:
             return super()._get_train_sampler(train_dataset)
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        if hasattr(dataset, "set_epoch"):
+            refuse_persistent_workers(self.args)
         rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return LengthBuckets(lengths, rows, seed, on_epoch=getattr(dataset, "set_epoch", None))

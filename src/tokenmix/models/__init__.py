@@ -34,6 +34,7 @@ from tokenmix.models.speech import (
     SpeechModel,
 )
 from tokenmix.models.token_classification import MixerForTokenClassification
+from tokenmix.models.tokenisers import ImageTokeniser, ImageTokeniserConfig, SpeechTokeniser, SpeechTokeniserConfig
 
 register_models()
 
@@ -46,6 +47,8 @@ __all__ = [
     "FITModel",
     "HybridGraphConfig",
     "HybridGraphModel",
+    "ImageTokeniser",
+    "ImageTokeniserConfig",
     "LargeGTConfig",
     "LargeGTForNodeClassification",
     "LargeGTModel",
@@ -69,6 +72,8 @@ __all__ = [
     "SeparatorConfig",
     "SpeechConfig",
     "SpeechModel",
+    "SpeechTokeniser",
+    "SpeechTokeniserConfig",
     "from_mamba_ssm",
     "from_transformers",
     "generate",

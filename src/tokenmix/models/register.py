@@ -46,6 +46,7 @@ from tokenmix.models.speech import (
     SpeechModel,
 )
 from tokenmix.models.token_classification import MixerForTokenClassification
+from tokenmix.models.tokenisers import ImageTokeniser, ImageTokeniserConfig, SpeechTokeniser, SpeechTokeniserConfig
 
 # the Auto class of each model, and the dictionary in which Trainer (label smoothing), the pipelines and transformers'
 # tests look the name of its class up: registration alone does not fill it
@@ -96,6 +97,8 @@ _SAMBA_MODELS: _Rows = (
     ),
 )
 _SEPARATORS: _Rows = ((AutoModel, MixerForSpeechSeparation, modeling_auto.MODEL_MAPPING_NAMES),)
+_IMAGE_TOKENISERS: _Rows = ((AutoModel, ImageTokeniser, modeling_auto.MODEL_MAPPING_NAMES),)
+_SPEECH_TOKENISERS: _Rows = ((AutoModel, SpeechTokeniser, modeling_auto.MODEL_MAPPING_NAMES),)
 _LARGE_GT: _Rows = ((AutoModel, LargeGTModel, modeling_auto.MODEL_MAPPING_NAMES),)
 _HYBRID_GRAPHS: _Rows = ((AutoModel, HybridGraphModel, modeling_auto.MODEL_MAPPING_NAMES),)
 _FAMILIES: tuple[tuple[Any, _Rows], ...] = (
@@ -108,6 +111,8 @@ _FAMILIES: tuple[tuple[Any, _Rows], ...] = (
     (SeparatorConfig, _SEPARATORS),
     (HybridGraphConfig, _HYBRID_GRAPHS),
     (LargeGTConfig, _LARGE_GT),
+    (ImageTokeniserConfig, _IMAGE_TOKENISERS),
+    (SpeechTokeniserConfig, _SPEECH_TOKENISERS),
 )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import tokenmix
+from fork_server import ForkServer
 from tokenmix.cli import main
 
 MIXERS = '''
@@ -158,9 +159,8 @@ def test_env(capsys: pytest.CaptureFixture[str]) -> None:
         assert word in printed
 
 
-def test_the_process_itself(file: Path) -> None:
-    command = [sys.executable, "-m", "tokenmix.cli", "check", f"{file}:Leaky", "--dim", "8", "--law", "4"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_the_process_itself(processes: ForkServer, file: Path) -> None:
+    done = processes.run(["-m", "tokenmix.cli", "check", f"{file}:Leaky", "--dim", "8", "--law", "4"])
     assert done.returncode == 1
     assert "law 4 (causality) is broken" in done.stdout
     code = "import sys, tokenmix.cli; tokenmix.cli.main(['mixers', '--json']); sys.exit('transformers' in sys.modules)"

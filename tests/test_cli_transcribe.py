@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torchaudio.transforms import Resample
 from transformers import Wav2Vec2CTCTokenizer
 
+from fork_server import ForkServer
 from tokenmix.cli import main
 from tokenmix.cli.transcribe_audio import Resampler
 from tokenmix.data.speech import build_ctc_tokenizer, read_audio
@@ -301,25 +302,28 @@ def test_without_the_extra_it_says_what_to_install(
     assert printed.count("\n") == 1
 
 
-def test_a_pipe_is_written_while_it_is_open(folders: dict[str, Path]) -> None:
+def test_a_pipe_is_written_while_it_is_open(processes: ForkServer, folders: dict[str, Path], tmp_path: Path) -> None:
     """The real command reads what a recorder writes: a header without a length, samples, and an end at some time."""
     samples = (sound(3) * 32767).astype("<i2")
     unknown, form = 0xFFFFFFFF, (1, 1, RATE, 2 * RATE, 2, 16)  # PCM, mono, 16 bits
     header = struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", unknown, b"WAVEfmt ", 16, *form, b"data", unknown)
     text = expected(folders["causal"], samples.astype(np.float32) / 32768)
-    command = [sys.executable, "-m", "tokenmix.cli", "transcribe", "-", "--model", str(folders["causal"]), "--stream"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(header + samples[: 2 * RATE].tobytes())
-        first = b""
-        while len(first) < 5 and (piece := process.stdout.read(5)):  # comes although the pipe is open
-            first += piece
-        rest, errors = process.communicate(samples[2 * RATE :].tobytes(), timeout=120)
-    assert process.returncode == 0, errors
+    command = ["-m", "tokenmix.cli", "transcribe", "-", "--model", str(folders["causal"]), "--stream"]
+    (theirs, speech), (written, out) = os.pipe(), os.pipe()
+    with (tmp_path / "errors").open("w") as file:
+        process = processes.start(command, stdin=theirs, stdout=out, stderr=file)
+    os.close(theirs)
+    os.close(out)
+    with open(written, "rb") as printed:
+        with open(speech, "wb", buffering=0) as recorder:
+            recorder.write(header + samples[: 2 * RATE].tobytes())
+            first = printed.read(5)  # comes although the pipe is open
+            recorder.write(samples[2 * RATE :].tobytes())
+        rest = printed.read()
+    code, errors = process.wait(120), (tmp_path / "errors").read_text()
+    assert code == 0, errors
     assert first + rest == text.encode() + b"\n"
-    assert b"-: 3.00 s of audio" in errors
+    assert "-: 3.00 s of audio" in errors
 
 
 @pytest.mark.parametrize(

@@ -16,29 +16,29 @@ from tokenmix.kernels import build
 needs_compiler = pytest.mark.skipif(not build.find_compilers(), reason="no C compiler on the PATH")
 QUICK = tuple("-O0" if flag == "-O3" else flag for flag in build.FLAGS)  # the compiler need not try hard
 SHOW = "from tokenmix import kernels; print(kernels.status())"
+HIDE = (
+    "from tokenmix.kernels import build; from pathlib import Path; build.PREBUILT = Path('missing')\n"
+    f"build.FLAGS = {QUICK}\n"
+)
 
 
-def python(code, tmp_path, **environment):
-    """A fresh process with a cache folder of its own, that does not see what was compiled at install."""
-    hide = (
-        "from tokenmix.kernels import build; from pathlib import Path; build.PREBUILT = Path('missing')\n"
-        f"build.FLAGS = {QUICK}\n"
-    )
-    names = {"TOKENMIX_CACHE": str(tmp_path / "cache"), "HOME": str(tmp_path), "TMPDIR": str(tmp_path / "tmp")}
-    (tmp_path / "tmp").mkdir(exist_ok=True)
+@pytest.fixture
+def python(processes, tmp_path):
+    """Runs code in a process with a cache folder of its own, that does not see what was compiled at install."""
+
+    def run(code, folder=tmp_path, **environment):
+        done = processes.run(["-c", HIDE + code], env=surroundings(folder) | environment)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+def surroundings(folder):
+    """Environment variables that keep a process to a folder."""
+    names = {"TOKENMIX_CACHE": str(folder / "cache"), "HOME": str(folder), "TMPDIR": str(folder / "tmp")}
+    (folder / "tmp").mkdir(exist_ok=True)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TOKENMIX_", "XDG_"))}
-    return subprocess.Popen(
-        [sys.executable, "-c", hide + code],
-        env=kept | names | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process):
-    out, err = process.communicate(timeout=200)
-    return process.returncode, out, err
+    return kept | names
 
 
 def libraries(folder):
@@ -46,58 +46,62 @@ def libraries(folder):
 
 
 @needs_compiler
-def test_compiled_once_then_found(tmp_path):
-    code, out, err = finish(python(SHOW, tmp_path))
+def test_compiled_once_then_found(python, tmp_path):
+    code, out, err = python(SHOW)
     assert code == 0, err
     assert "compiled on this machine" in out
     first = libraries(tmp_path / "cache")
     assert len(first) == 1, first
-    code, out, err = finish(python(SHOW, tmp_path, PATH="/nowhere", CC=""))  # found again without a compiler
+    code, out, err = python(SHOW, PATH="/nowhere", CC="")  # found again without a compiler
     assert code == 0, err
     assert out.startswith("native kernels")
 
 
 @needs_compiler
-def test_several_processes_at_once(tmp_path):
+def test_several_processes_at_once(processes, tmp_path):
     """All start with an empty cache; each ends with a working library, and no half-written one is left."""
-    processes = [python(SHOW, tmp_path) for _ in range(3)]
-    for code, out, err in map(finish, processes):
-        assert code == 0, err
-        assert out.startswith("native kernels")
+    started = []
+    for number in range(3):
+        with (tmp_path / f"printed{number}").open("w") as file:
+            started.append(processes.start(["-c", HIDE + SHOW], env=surroundings(tmp_path), stdout=file, stderr=file))
+    for number, process in enumerate(started):
+        code, printed = process.wait(200), (tmp_path / f"printed{number}").read_text()
+        assert code == 0, printed
+        assert printed.startswith("native kernels")
     assert len(libraries(tmp_path / "cache")) == 1
 
 
-def test_no_compiler(tmp_path):
-    code, out, err = finish(python(SHOW, tmp_path, PATH="/nowhere", CC=""))
+def test_no_compiler(python):
+    code, out, err = python(SHOW, PATH="/nowhere", CC="")
     assert code == 0, err
     assert out.startswith("plain torch: ")
     assert "no C compiler: none of CC, cc, gcc and clang is on the PATH" in out
 
 
-def test_no_compiler_but_asked_for(tmp_path):
-    code, _, err = finish(python(SHOW, tmp_path, PATH="/nowhere", CC="", TOKENMIX_KERNELS="c"))
+def test_no_compiler_but_asked_for(python):
+    code, _, err = python(SHOW, PATH="/nowhere", CC="", TOKENMIX_KERNELS="c")
     assert code != 0
     assert "TOKENMIX_KERNELS: c asks for the native kernels, which do not load: none were compiled at install;" in err
 
 
-def test_not_wanted(tmp_path):
-    code, out, err = finish(python(SHOW, tmp_path, TOKENMIX_KERNELS="torch"))
+def test_not_wanted(python, tmp_path):
+    code, out, err = python(SHOW, TOKENMIX_KERNELS="torch")
     assert code == 0, err
     assert out.strip() == "plain torch: TOKENMIX_KERNELS=torch"
     assert not (tmp_path / "cache").exists()
 
 
-def test_misspelt_choice(tmp_path):
-    code, _, err = finish(python(SHOW, tmp_path, TOKENMIX_KERNELS="C++"))
+def test_misspelt_choice(python):
+    code, _, err = python(SHOW, TOKENMIX_KERNELS="C++")
     assert code != 0
     assert "TOKENMIX_KERNELS: expected one of auto, c, torch, found 'c++'" in err
 
 
-def test_a_compiler_that_fails(tmp_path):
+def test_a_compiler_that_fails(python, tmp_path):
     broken = tmp_path / "broken-cc"
     broken.write_text("#!/bin/sh\necho out of luck >&2\nexit 1\n")
     broken.chmod(0o755)
-    code, out, err = finish(python(SHOW, tmp_path, CC=str(broken), PATH="/nowhere"))
+    code, out, err = python(SHOW, CC=str(broken), PATH="/nowhere")
     assert code == 0, err
     assert "plain torch" in out
     assert "failed: out of luck" in out
@@ -105,33 +109,33 @@ def test_a_compiler_that_fails(tmp_path):
 
 
 @needs_compiler
-def test_without_openmp(tmp_path):
+def test_without_openmp(python, tmp_path):
     """A compiler without OpenMP: one thread serves."""
     picky = tmp_path / "picky-cc"
     compiler = build.find_compilers()[0][0]
     picky.write_text(f'#!/bin/sh\nfor x in "$@"; do [ "$x" = -fopenmp ] && exit 1; done\nexec {compiler} "$@"\n')
     picky.chmod(0o755)
-    code, out, err = finish(python(SHOW, tmp_path, CC=str(picky)))
+    code, out, err = python(SHOW, CC=str(picky))
     assert code == 0, err
     assert "one thread: the compiler has no OpenMP" in out
 
 
 @needs_compiler
-def test_a_home_that_cannot_be_written(tmp_path):
+def test_a_home_that_cannot_be_written(python, tmp_path):
     """A file stands where the cache folders would be: the user's own folder under TMPDIR serves."""
     (tmp_path / "file").write_text("")
     inside = str(tmp_path / "file" / "cache")
-    code, out, err = finish(python(SHOW, tmp_path, TOKENMIX_CACHE=inside, HOME=inside))
+    code, out, err = python(SHOW, TOKENMIX_CACHE=inside, HOME=inside)
     assert code == 0, err
     assert str(tmp_path / "tmp") in out
 
 
 @needs_compiler
-def test_folders_that_others_may_write_are_not_trusted(tmp_path):
+def test_folders_that_others_may_write_are_not_trusted(python, tmp_path):
     shared = tmp_path / "cache"
     shared.mkdir()
     shared.chmod(stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO)
-    code, out, err = finish(python(SHOW, tmp_path))
+    code, out, err = python(SHOW)
     assert code == 0, err
     assert str(shared) not in out
     assert libraries(shared) == []
@@ -198,6 +202,8 @@ def test_the_wheel_holds_a_library_for_every_python(tmp_path):
         else:
             copy.mkdir(exist_ok=True)
             shutil.copy(root / name, copy)
+    flags = copy / build.__file__.removeprefix(f"{root}/")
+    flags.write_text(flags.read_text().replace('"-O3"', '"-O0"'))  # the compiler need not try hard
     command = [sys.executable, "setup.py", "-q", "bdist_wheel", "-d", str(tmp_path)]
     result = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=200, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
@@ -211,24 +217,24 @@ def test_the_wheel_holds_a_library_for_every_python(tmp_path):
 
 
 @needs_compiler
-def test_a_compiler_with_arguments_and_one_that_fails_before_it(tmp_path):
+def test_a_compiler_with_arguments_and_one_that_fails_before_it(python, tmp_path):
     """CC may be a command; where it fails, the next compiler is tried."""
     wrapper = tmp_path / "wrapper"
     wrapper.write_text('#!/bin/sh\nexec "$@"\n')
     wrapper.chmod(0o755)
     for name, command in (("one", f"{wrapper} {build.find_compilers()[0][0]}"), ("two", str(wrapper))):
         (tmp_path / name).mkdir()
-        code, out, err = finish(python(SHOW, tmp_path / name, CC=command))
+        code, out, err = python(SHOW, tmp_path / name, CC=command)
         assert code == 0, err
         assert out.startswith("native kernels"), out
 
 
 @needs_compiler
-def test_a_broken_library_is_compiled_anew(tmp_path):
-    assert finish(python(SHOW, tmp_path))[0] == 0
+def test_a_broken_library_is_compiled_anew(python, tmp_path):
+    assert python(SHOW)[0] == 0
     (library,) = (tmp_path / "cache").glob("*.so")
     library.write_bytes(library.read_bytes()[:1000])
-    code, out, err = finish(python(SHOW, tmp_path))
+    code, out, err = python(SHOW)
     assert code == 0, err
     assert "compiled on this machine anew" in out
 
@@ -246,7 +252,7 @@ FIRST_USES = {
 
 
 @pytest.mark.parametrize("use", FIRST_USES)
-def test_first_use_in_any_context(use):
+def test_first_use_in_any_context(processes, use):
     """The library is loaded and proved in whatever context comes first."""
     code = (
         "import torch\nfrom tokenmix.ops.conv import depthwise_conv\nfrom tokenmix import kernels\n"
@@ -254,6 +260,6 @@ def test_first_use_in_any_context(use):
         "class M(torch.nn.Module):\n    def forward(self, y): return depthwise_conv(y, w)\n"
         f"{FIRST_USES[use]}\nprint(kernels.status().path)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
+    done = processes.run(["-c", code])
     assert done.returncode == 0, done.stderr[-1500:]
     assert done.stdout.split()[-1] == kernels.status().path

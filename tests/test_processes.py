@@ -1,14 +1,14 @@
 """Work in several processes: results, errors, and no orphans."""
 
-import math
+import multiprocessing
 import os
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from fork_server import ForkServer, read_pipe
 from tokenmix.processes import in_processes
 
 
@@ -20,70 +20,51 @@ def test_processes_give_what_one_process_gives():
         in_processes(pow, jobs, workers=0)
 
 
-def test_an_error_in_a_process_is_raised():
-    with pytest.raises(ValueError, match=r"math domain error|expected a nonnegative"):
-        in_processes(math.sqrt, [(1.0,), (-1.0,)], workers=2)
-
-
-SLOW_FIRST = """
-import sys, time
-from pathlib import Path
-from tokenmix.processes import in_processes
-def work(folder, name):
-    if name == "bad":
-        while not (Path(folder) / "slow").exists():
+def long_or_wrong(folder: Path, name: str) -> None:
+    """The second job fails once the first has begun, which would take two minutes."""
+    if name == "wrong":
+        while not (folder / "begun").exists():
             time.sleep(0.01)
-        raise ValueError("bad is bad")
-    (Path(folder) / name).write_text("")
-    time.sleep(600)
-if __name__ == "__main__":
-    in_processes(work, [(sys.argv[1], "slow"), (sys.argv[1], "bad")], workers=2)
-"""
+        raise ValueError("wrong is wrong")
+    (folder / "begun").touch()
+    time.sleep(120)
+    (folder / "ended").touch()
 
 
-def test_an_error_does_not_wait_for_the_jobs_before_it(tmp_path: Path):
-    script = tmp_path / "slow_first.py"
-    script.write_text(SLOW_FIRST)
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert "ValueError: bad is bad" in done.stderr
-    assert done.returncode == 1
+def test_an_error_in_a_process_is_raised_and_does_not_wait_for_the_jobs_before_it(tmp_path: Path):
+    with pytest.raises(ValueError, match="wrong is wrong"):
+        in_processes(long_or_wrong, [(tmp_path, "long"), (tmp_path, "wrong")], workers=2)
+    for process in multiprocessing.active_children():
+        process.join(60)
+        assert process.exitcode is not None
+    assert (tmp_path / "begun").exists()
+    assert not (tmp_path / "ended").exists()
 
 
 ENDLESS = """
-import sys, time, os
-from pathlib import Path
+import os, signal, sys
 from tokenmix.processes import in_processes
-def work(folder, name):
-    (Path(folder) / name).write_text(str(os.getpid()))
+def work(name):
+    os.write(1, b"begun ")
     while True:
-        time.sleep(0.05)
+        signal.pause()
 if __name__ == "__main__":
-    in_processes(work, [(sys.argv[1], "a"), (sys.argv[1], "b")], workers=2)
+    in_processes(work, [("a",), ("b",)], workers=2)
 """
 
 
-def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path):
-    script, pids = tmp_path / "endless.py", tmp_path / "pids"
+def test_workers_end_with_a_parent_that_is_killed(processes: ForkServer, tmp_path: Path):
+    """A pipe that all of them hold is at its end once the last of them has ended."""
+    script = tmp_path / "endless.py"
     script.write_text(ENDLESS)
-    pids.mkdir()
-    with subprocess.Popen([sys.executable, str(script), str(pids)]) as process:
-        deadline = time.monotonic() + 120
-        while len([f for f in pids.iterdir() if f.read_text()]) < 2 and time.monotonic() < deadline:
-            os.sched_yield()
-        process.kill()
-    workers = [int(f.read_text()) for f in pids.iterdir()]
-    assert len(workers) == 2
-    deadline = time.monotonic() + 60
-    while any(map(runs, workers)) and time.monotonic() < deadline:
-        os.sched_yield()
-    assert not any(map(runs, workers))
-
-
-def runs(pid: int) -> bool:
-    """Whether a process is there and not only waiting for its parent to look at it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    ours, theirs = os.pipe()
+    parent = processes.start([str(script)], stdout=theirs)
+    os.close(theirs)
+    printed = b""
+    while printed.count(b"begun") < 2:
+        printed += (part := read_pipe(ours))
+        assert part, "they ended by themselves"
+    parent.kill()
+    assert parent.wait() == -signal.SIGKILL
+    assert read_pipe(ours) == b""
+    os.close(ours)

@@ -18,7 +18,6 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from tokenmix.data.pairs import PairData, matches
-from tokenmix.models import MixerConfig
 from tokenmix.training import (
     RunResult,
     TrainingConfig,
@@ -31,7 +30,7 @@ from tokenmix.training import (
 )
 from tokenmix.training.multimodal_data import PairsConfig, load
 from tokenmix.training.pair_baselines import retrieve_by_pixels
-from tokenmix.training.retrieval_model import PairCollator, RetrievalTowers, score_retrieval
+from tokenmix.training.retrieval_model import PairCollator, RetrievalTowers, RetrievalTowersConfig, score_retrieval
 
 COLUMNS = {
     f"{way}_R@{k}": (f"{name} R@{k}", ".3f")
@@ -61,7 +60,7 @@ def build_model(config: Config, data: PairData, interaction: Literal["token", "p
     """One pair of towers, weights drawn anew."""
     patch = data.images.shape[1] * config.patch_size**2
     count = (data.images.shape[2] // config.patch_size) ** 2
-    return RetrievalTowers(MixerConfig(**config.model), patch, interaction=interaction, max_patches=count)
+    return RetrievalTowers(RetrievalTowersConfig(**config.model, patch=patch, patches=count, interaction=interaction))
 
 
 def train_towers(config: Config, data: PairData, interaction: Literal["token", "pooled"], seed: int) -> RunResult:
@@ -93,10 +92,21 @@ def compute_baselines(data: PairData) -> dict[str, dict[str, float]]:
     return {"chance": found.chance, "pixels, ridge to words": found.scores}
 
 
+def check_config(config: Config) -> None:
+    """Refuse what is not read here, before anything is loaded."""
+    unread = PairsConfig()
+    for name in ("pictures", "patch_size", "codes", "tokeniser_steps"):
+        if getattr(config.data, name) != getattr(unread, name):
+            raise ValueError(f"data.{name}: expected it left out, since retrieval reads patches of patch_size pixels")
+    if config.data.size % config.patch_size:
+        raise ValueError(f"patch_size: expected a divisor of size={config.data.size}, found {config.patch_size}")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Train every pair of towers, report."""
     config, resolved = parse_config(Config, arguments, description=__doc__)
     output, console = Path(config.output), make_console(120)
+    check_config(config)
     claim_folder(output, resolved)
     data = load(config.data)
     if config.data.limit is not None:

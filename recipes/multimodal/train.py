@@ -9,6 +9,7 @@ Every value of the config can be overridden: `--data.name qtawesome --training.s
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -104,10 +105,10 @@ def compute_baselines(config: Config, pairs: PreparedPairs) -> dict[str, Mapping
     """Trivial models, and the picture of the nearest caption."""
     data, ids = pairs.data, pairs.data.test[: config.drawn].tolist()
     unigram = {f"{k}_loss": v for k, v in unigram_losses(pairs.tokens, pairs.train, data.test).items()}
-    words = [data.captions[i].split(" ")[0] for i in pairs.train.tolist()]
-    common, near = max(set(words), key=words.count), [nearest_caption(data.captions, pairs.train, i) for i in ids]
     if not ids:
         return {"frequencies": unigram}
+    words = Counter(sorted(data.captions[i].split(" ")[0] for i in pairs.train.tolist()))
+    common, near = words.most_common(1)[0][0], [nearest_caption(data.captions, pairs.train, i) for i in ids]
     mean = pixels(data.images[pairs.train]).mean(0).expand(len(ids), -1, -1, -1)
     unigram["first_word"] = sum(data.captions[i].split(" ")[0] == common for i in ids) / len(ids)
     return {
@@ -127,7 +128,7 @@ def train_model(config: Config, name: str, pairs: PreparedPairs) -> RunResult:
     set_seed(training.seed)
     model = build_model(config, name, pairs.tokens)
     train, val = (ModalityRows(pairs.tokens, ids, training.seed) for ids in (pairs.train, pairs.data.val))
-    batch = collate_modalities([train[i % len(train)] for i in range(training.batch_size)])
+    batch = collate_modalities([train[i % len(train)] for i in range(2)])  # what a token costs
     if PartialState().is_main_process:
         print(f"training {name} into {folder}", flush=True)
     flops = flops_per_token(model, batch)
@@ -165,15 +166,17 @@ def check_config(config: Config) -> None:
     """Refuse what would fail later: a mistake must not wait until tokenisers and other models are trained."""
     if config.against not in config.models:
         raise ValueError(f"against: expected one of models {list(config.models)}, found {config.against!r}")
-    if config.data.size % config.data.patch_size:
-        raise ValueError(f"patch_size: expected a divisor of size={config.data.size}, found {config.data.patch_size}")
-    shape = (1, (config.data.size // config.data.patch_size) ** 2)
-    patches = torch.zeros(*shape, config.data.patch_size**2)
+    size, patch = config.data.size, config.data.patch_size
+    if size % patch:
+        raise ValueError(f"patch_size: expected a divisor of size={size}, found {patch}")
+    shape = (1, (size // patch) ** 2)
+    patches = torch.zeros(*shape, patch**2)
     images = patches if config.data.pictures == "patches" else torch.zeros(shape, dtype=torch.int64)
     for name in config.models:
         with torch.device("meta"):
             build_model(config, name, PairTokens([""], images, config.data.codes))
-    build_training(config).arguments(config.output)
+    if build_training(config).arguments(config.output).eval_strategy != "steps":
+        raise ValueError("trainer.eval_strategy: expected it left out, since curves are made of evaluations")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -112,10 +112,8 @@ class MixerBlock(nn.Module):
 
     def _feed(self, x: Tensor, layout: Layout | None) -> Tensor:
         """The branch of the feed-forward; routed tokens are sorted before it and put back behind it."""
-        if self.modalities is None:
+        if self.modalities is None or layout is None:
             return self._feed_sorted(x, None)
-        if layout is None:
-            raise ValueError("layout: expected one with modality for parameters of each modality, found None")
         route = route_of(layout, self.modalities)
         return route.put(self._feed_sorted(route.take(x), route.sorted()), x)
 

@@ -29,7 +29,8 @@ class Stack(nn.Module):
         layers: number of layers; default the length of the pattern.
         feed_forward: as in `MixerBlock`, or a mapping from letters to it.
         feed_forward_dim, norm, norm_eps, norm_placement, dropout, mixer_dropout, feed_forward_bias, modalities: as in
-            `MixerBlock`; the final norm is routed too, and tokens are sorted once a call for all layers.
+            `MixerBlock`; the final norm is routed too. Tokens are sorted once a call, and once more where a mixer
+            without an order of its own meets padding.
         parallel_residual: `parallel` of every block.
         final_norm: whether a norm follows the last layer.
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from compare_cases import QUIET, kill_in_the_middle, load, quality, tiny, write
 
+from fork_server import read_pipe
 from tokenmix.cli import main
 from tokenmix.compare.config import PRESETS, CompareConfig
 from tokenmix.compare.folder import read_results
@@ -58,56 +57,53 @@ def test_flops_budget(tmp_path):
     assert sizes["recall", "gam"].parameters != sizes["recall", "attention"].parameters
 
 
-def test_same_seeds_same_numbers_in_processes(whole, tmp_path):
-    config = load(tiny(tmp_path / "out", protocol={"workers": 2}), tmp_path)
-    again = run_comparison(config, console=QUIET)
-    assert quality(again) == quality(whole)
-
-
 def test_seeds_differ(whole):
     by_seed = {run["seed"]: run["history"] for run in whole["runs"] if run["task"] == "recall"}
     assert by_seed[0] != by_seed[1]
 
 
-def test_killed_comparison_repeats_nothing_and_gives_the_same(whole, tmp_path):
-    path = write(tiny(tmp_path / "out", protocol={"workers": 2}), tmp_path / "compare.yaml")
-    command = [sys.executable, "-m", "tokenmix.cli", "compare", str(path)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    runs = tmp_path / "out" / "runs"
-    while process.poll() is None and len(list(runs.glob("*/*/*/metrics.json"))) < 3:
-        os.sched_yield()
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    ended = {path: path.stat().st_mtime_ns for path in runs.glob("*/*/*/metrics.json")}
-    assert 3 <= len(ended) < 16, "killed too early or too late to show anything"
-    _wait_for_workers(path)
-    ended = {path: path.stat().st_mtime_ns for path in runs.glob("*/*/*/metrics.json")}
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert f"{len(ended)} of 16 runs had ended before" in done.stdout
+@pytest.fixture(scope="module")
+def killed(processes, tmp_path_factory):
+    """The config of a comparison that was killed, with two workers, and what of its 16 runs had ended by then.
+
+    All hold the pipe to which the parent prints; it is at its end once the last of them has ended.
+    """
+    folder = tmp_path_factory.mktemp("killed")
+    path = write(tiny(folder / "out", protocol={"workers": 2}), folder / "compare.yaml")
+    ours, theirs = os.pipe()
+    parent = processes.start(["-m", "tokenmix.cli", "compare", str(path)], stdout=theirs)
+    os.close(theirs)
+    printed = b""
+    while b"\n6/16 " not in printed:
+        printed += (part := read_pipe(ours))
+        assert part, "it ended by itself"
+    parent.kill()
+    assert parent.wait() == -signal.SIGKILL
+    while read_pipe(ours):
+        pass
+    os.close(ours)
+    ended = {path: path.stat().st_mtime_ns for path in folder.glob("out/runs/*/*/*/metrics.json")}
+    assert 6 <= len(ended) < 16, "killed too early or too late to show anything"
+    return path, ended
+
+
+def test_same_seeds_same_numbers_in_processes(whole, killed):
+    path, ended = killed
+    alone = Path(whole["config"]["output"])
+    for path_there in ended:
+        found, expected = (
+            {**json.loads(metrics.read_text()), "seconds": 0}
+            for metrics in (path_there, alone / path_there.relative_to(path.parent / "out"))
+        )
+        assert found == expected
+
+
+def test_killed_comparison_repeats_nothing_and_gives_the_same(whole, killed, capsys):
+    path, ended = killed
+    assert main(["compare", str(path), "--protocol.workers", "1"]) == 0
+    assert f"{len(ended)} of 16 runs had ended before" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in ended} == ended
-    assert quality(read_results(tmp_path / "out")) == quality(json.loads(json.dumps(whole)))
-
-
-def _wait_for_workers(path):
-    """Workers end with their parent."""
-    for _ in range(10**7):
-        commands = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    if f"{entry.name}" != str(os.getpid()) and _parent(entry) == 1:
-                        commands.append((entry / "cmdline").read_bytes())
-                except OSError:
-                    continue
-        if not any(b"multiprocessing" in command and b"spawn_main" in command for command in commands):
-            return
-        os.sched_yield()
-    raise AssertionError("workers outlive their parent")
-
-
-def _parent(entry):
-    return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    assert quality(read_results(path.parent / "out")) == quality(json.loads(json.dumps(whole)))
 
 
 def test_a_run_goes_on_from_its_checkpoint(tmp_path):

@@ -2,9 +2,6 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,8 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
 import tokenmix.hf  # noqa: F401  # registers the classes of converted models
+from fork_server import ForkServer
+from killed_training import kill_training
 from tokenmix.cli import main
 from tokenmix.conversion import ConversionConfig, Point, Report, convert, gap_table, print_report
 from tokenmix.conversion.config import StageConfig
@@ -78,42 +77,31 @@ def test_the_numbers_of_a_report(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "report.png").stat().st_size > 10_000
 
 
-SCRIPT = """
+SCRIPT = f"""
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {[str(Path(__file__).parents[i]) for i in (0, 1)]}
 from test_convert import CONFIG, byte_tokenizer, build, convert, replace, text_files
 import torch
 torch.set_num_threads(1)
 tokenizer = byte_tokenizer()
-longer = {{name: replace(getattr(CONFIG, name), steps=60, save_steps=5) for name in ("hidden", "logits")}}
+longer = {{name: replace(getattr(CONFIG, name), steps=12, save_steps=5) for name in ("hidden", "logits")}}
 config = replace(CONFIG, **longer, output=sys.argv[1])
 convert(build("llama", len(tokenizer)), tokenizer, text_files(sys.argv[2]), {{"0-2": "mamba2"}}, config)
 """
 
 
-def start(folder: Path, text: Path) -> list[str]:
-    return [sys.executable, "-c", SCRIPT.format(tests=str(Path(__file__).parent)), str(folder), str(text)]
-
-
-def kill_in(stage: str, folder: Path, text: Path) -> None:
-    """Kill a conversion once a stage has a whole checkpoint, and before it has its last."""
-    process = subprocess.Popen(start(folder, text), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None:
-        if list((folder / stage).glob("checkpoint-*/trainer_state.json")):
-            process.kill()
-    assert process.wait() == -9
-    assert not list((folder / stage).glob("checkpoint-60/trainer_state.json"))
-
-
-def test_a_killed_conversion_goes_on_exactly(tmp_path: Path) -> None:
+def test_a_killed_conversion_goes_on_exactly(processes: ForkServer, tmp_path: Path) -> None:
     """Killed in stage 1, started again, killed in stage 2, started again: as if never interrupted."""
-    text = write_text(tmp_path)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    subprocess.run(start(whole, text), check=True, env=environment, capture_output=True)
-    kill_in("1_hidden", cut, text)
-    kill_in("2_logits", cut, text)
-    subprocess.run(start(cut, text), check=True, env=environment, capture_output=True)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    whole, cut, text = tmp_path / "whole", tmp_path / "cut", write_text(tmp_path)
+    one, two = ([str(tmp_path / "script.py"), str(folder), str(text)] for folder in (whole, cut))
+    kill_training(processes, 8, two)
+    assert [path.name for path in (cut / "1_hidden").glob("checkpoint-*")] == ["checkpoint-5"]
+    kill_training(processes, 7 + 8, two)
+    assert [path.name for path in (cut / "2_logits").glob("checkpoint-*")] == ["checkpoint-5"]
+    for arguments in (one, two):
+        done = processes.run(arguments)
+        assert done.returncode == 0, done.stderr
     names = ("model/model.safetensors", "model/config.json", "conversion.json")
     for name in names:
         assert (whole / name).read_bytes() == (cut / name).read_bytes(), name

@@ -1,8 +1,6 @@
 """Registered attention: what its heads read, in every family, with every cache, and what is refused."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +19,7 @@ from transformers import (
     masking_utils,
 )
 
+from fork_server import ForkServer
 from tokenmix.hf import swap_mixers
 from tokenmix.hf.attention import register_attention, registered_attention
 from tokenmix.hf.attention_function import make_attention_function
@@ -275,19 +274,18 @@ print(model.config._attn_implementation)
 """
 
 
-def test_a_saved_model_keeps_its_attention(tmp_path: Path) -> None:
+def test_a_saved_model_keeps_its_attention(processes: ForkServer, tmp_path: Path) -> None:
     model = build("llama")
     use_attention(model, "ls_attention", window=3, long_heads=1)
     model.save_pretrained(tmp_path)
     torch.save(tokens(1, 11), tmp_path / "ids.pt")
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["tokenmix_attention"] == {"ls_attention": {"window": 3, "long_heads": 1}}
-    command = [sys.executable, "-c", LOAD, str(tmp_path)]
-    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() == ["ls_attention"]
+    loaded = processes.run(["-c", LOAD, str(tmp_path)])
+    assert loaded.stdout.split() == ["ls_attention"], loaded.stderr
     with torch.no_grad():
         assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), model(tokens(1, 11)).logits)
-    without = [sys.executable, "-c", LOAD.replace("import tokenmix.hf\n", ""), str(tmp_path)]
-    failed = subprocess.run(without, check=False, capture_output=True, text=True)
+    failed = processes.run(["-c", LOAD.replace("import tokenmix.hf\n", ""), str(tmp_path)])
     assert failed.returncode != 0
     assert '`attn_implementation="ls_attention"` is not supported' in failed.stderr  # README quotes it
 

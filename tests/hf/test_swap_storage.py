@@ -3,8 +3,6 @@
 import copy
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from swap_cases import CASES, build, everywhere, inputs_of, logits_of, tokens
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import tokenmix.hf
+from fork_server import ForkServer
 from tokenmix.hf import swap_mixers, swapped_mixers
 
 DECODER = {"0": {"mixer": "gam", "slots": 8}, "1": "mamba2", "2": {"mixer": "ls_attention", "window": 3}}
@@ -46,14 +45,13 @@ print(type(model).__module__, type(model).__name__)
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-def test_another_process_loads_the_same_model(name: str, tmp_path: Path) -> None:
+def test_another_process_loads_the_same_model(processes: ForkServer, name: str, tmp_path: Path) -> None:
     model = swap_mixers(build(name), MIXTURES[name])
     inputs = inputs_of(name)
     model.save_pretrained(tmp_path)
     torch.save(inputs, tmp_path / "inputs.pt")
-    found = subprocess.run(
-        [sys.executable, "-c", LOAD, str(tmp_path), AUTO[name]], check=True, capture_output=True, text=True
-    )
+    found = processes.run(["-c", LOAD, str(tmp_path), AUTO[name]])
+    assert found.returncode == 0, found.stderr
     assert found.stdout.split() == ["tokenmix.hf.classes", f"Tokenmix{CASES[name][0]}"]
     with torch.no_grad():
         assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), model(**inputs).logits)
@@ -73,11 +71,12 @@ for cls in (getattr(transformers, f"AutoModelFor{auto}"), getattr(transformers, 
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-def test_without_tokenmix_nothing_loads(name: str, tmp_path: Path) -> None:
+def test_without_tokenmix_nothing_loads(processes: ForkServer, name: str, tmp_path: Path) -> None:
     """Neither the Auto class nor the stock class: no process sees random weights in the place of mixers."""
     swap_mixers(build(name), MIXTURES[name]).save_pretrained(tmp_path)
-    command = [sys.executable, "-c", WITHOUT, str(tmp_path), AUTO[name], CASES[name][0]]
-    auto, stock = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    found = processes.run(["-c", WITHOUT, str(tmp_path), AUTO[name], CASES[name][0]])
+    assert found.returncode == 0, found.stderr
+    auto, stock = found.stdout.splitlines()
     assert "ValueError" in auto
     kind = f"tokenmix_{build(name).config.model_type}"
     assert f"model type `{kind}` but Transformers does not recognize this architecture" in auto  # README quotes it
@@ -141,19 +140,16 @@ def test_tied_embeddings_stay_tied(tmp_path: Path) -> None:
     assert torch.equal(again(tokens(1, 5)).logits, model(tokens(1, 5)).logits)
 
 
-def test_copies() -> None:
+def test_copies(processes: ForkServer, tmp_path: Path) -> None:
     model = swap_mixers(build("llama"), DECODER)
     ids = tokens(1, 5)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # our own bytes
         assert type(other) is type(model)
         assert torch.equal(other(ids).logits, model(ids).logits)
-    fresh = subprocess.run(
-        [sys.executable, "-c", "import pickle, sys; print(type(pickle.load(sys.stdin.buffer)).__name__)"],
-        input=pickle.dumps(model.config),
-        check=True,
-        capture_output=True,
-    )
-    assert fresh.stdout.split() == [b"TokenmixLlamaConfig"]
+    (tmp_path / "config.pickle").write_bytes(pickle.dumps(model.config))
+    code = "import pickle, sys; print(type(pickle.load(open(sys.argv[1], 'rb'))).__name__)"
+    fresh = processes.run(["-c", code, str(tmp_path / "config.pickle")])
+    assert fresh.stdout.split() == ["TokenmixLlamaConfig"], fresh.stderr
 
 
 def test_more_layers_of_a_loaded_model(tmp_path: Path) -> None:

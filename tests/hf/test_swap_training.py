@@ -2,8 +2,6 @@
 
 import copy
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from swap_cases import DECODERS, assert_close, build, randomize, tokens
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainingArguments
 
+from fork_server import ForkServer
 from tokenmix import Layout, list_mixers
 from tokenmix.hf import lora_targets, swap_mixers, swapped_mixers
 from tokenmix.mixer import TokenMixer, build_mixer
@@ -94,19 +93,18 @@ dist.destroy_process_group()
 """
 
 
-def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
+def test_two_processes_have_the_gradients_of_one(processes: ForkServer, tmp_path: Path) -> None:
     model = swap_mixers(build("llama"), MIXED).train()
     model.save_pretrained(tmp_path)
     ids = tokens(2, 9)
     torch.save(ids, tmp_path / "ids.pt")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-c", PROCESS, str(tmp_path)]
-    processes = [subprocess.Popen([*command, str(rank)], env=environment) for rank in range(2)]
+    ranks = [processes.start(["-c", PROCESS, str(tmp_path), str(rank)], env=environment, stderr=2) for rank in range(2)]
     try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+        assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
     finally:
-        for process in processes:
-            process.kill()
+        for rank in ranks:
+            rank.kill()
     _, expected = step(model, ids)
     first, second = (torch.load(tmp_path / f"gradients{rank}.pt", weights_only=True) for rank in range(2))
     for name, value in expected.items():

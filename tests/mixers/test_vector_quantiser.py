@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fork_server import ForkServer
 from tokenmix.mixers import NodeCodes, VectorQuantiser
 from tokenmix.mixers import vector_quantiser as module
-from tokenmix.processes import in_processes
 
 BUFFERS = ("code", "sums", "counts", "mean", "variance", "initialised")
 
@@ -250,9 +250,7 @@ def run_process(rank: int, folder: str) -> str:
                 assigned.append(quantiser.update(batch[share]))
                 nodes.set(ids[share], assigned[-1])
             found[init] = {**quantiser.state_dict(), **nodes.state_dict(), "assigned": assigned}
-        path = os.path.join(folder, f"{rank}.pt")
-        torch.save(found, path)
-        return path
+        torch.save(found, os.path.join(folder, f"{rank}.pt"))
     finally:
         dist.destroy_process_group()
 
@@ -272,9 +270,14 @@ def batches() -> list[tuple[Tensor, Tensor, int]]:
     ]
 
 
-def test_two_processes_hold_the_codebook_of_one(tmp_path: Path) -> None:
-    folder = str(tmp_path)
-    states = [torch.load(path) for path in in_processes(run_process, [(0, folder), (1, folder)], workers=2)]
+def test_two_processes_hold_the_codebook_of_one(processes: ForkServer, tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.path[:0] = {[str(Path(__file__).parents[i]) for i in (0, 1)]}\n"
+        "from test_vector_quantiser import run_process\nrun_process(int(sys.argv[1]), sys.argv[2])"
+    )
+    ranks = [processes.start(["-c", code, str(rank), str(tmp_path)], stderr=2) for rank in range(2)]
+    assert [rank.wait(120) for rank in ranks] == [0, 0]
+    states = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for init in ("first_batch", "normal"):
         alone, nodes = made(init)
         torch.manual_seed(5)

@@ -1,7 +1,5 @@
 """Saved by one head, loaded by any: through the Auto classes, in a fresh process, into the model below."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from transformers import (
 )
 from transformers.models.auto import modeling_auto
 
+from fork_server import ForkServer
 from tokenmix.models import MixerConfig, MixerModel
 
 AUTO: dict[str, Any] = {
@@ -51,7 +50,7 @@ def output_of(model: Any) -> Tensor:
         return model(IDS)[0]
 
 
-def test_saved_models_load_bit_equal_in_a_fresh_process(tmp_path: Path) -> None:
+def test_saved_models_load_bit_equal_in_a_fresh_process(processes: ForkServer, tmp_path: Path) -> None:
     """Names of classes and weights are in the files; the process that loads knows nothing else."""
     folders = []
     for head, cls in CLASSES.items():
@@ -65,7 +64,7 @@ def test_saved_models_load_bit_equal_in_a_fresh_process(tmp_path: Path) -> None:
             torch.save(sample, folder / "sample.pt")
             folders.append(str(folder))
     assert len(folders) == 10
-    ran = subprocess.run([sys.executable, "-c", SCRIPT, *folders], capture_output=True, text=True, check=False)
+    ran = processes.run(["-c", SCRIPT, *folders])
     assert ran.returncode == 0, ran.stderr[-2000:]
 
 

@@ -1,7 +1,5 @@
 """Where weights come from and go to: initialisation, saving, resizing, gradients, precision."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 import tokenmix.mixer
+from fork_server import ForkServer
 from tokenmix import Layout, MixerState, TokenMixer, register_mixer
 from tokenmix.mixer import build_mixer
 from tokenmix.models import MixerCache, MixerConfig, MixerForCausalLM
@@ -154,14 +153,14 @@ for folder in folders:
 """
 
 
-def test_saved_models_load_bit_equal_in_a_fresh_process(tmp_path: Path) -> None:
+def test_saved_models_load_bit_equal_in_a_fresh_process(processes: ForkServer, tmp_path: Path) -> None:
     ids, folders = tokens(2, 9), []
     for i, name in enumerate(STACKS):
         model = build(name, tie_word_embeddings=i % 2 == 0, dropout=0.1)
         model.save_pretrained(tmp_path / name)
         torch.save({"ids": ids, "logits": model(ids).logits}, tmp_path / name / "sample.pt")
         folders.append(str(tmp_path / name))
-    ran = subprocess.run([sys.executable, "-c", SCRIPT, *folders], capture_output=True, text=True, check=False)
+    ran = processes.run(["-c", SCRIPT, *folders])
     assert ran.returncode == 0, ran.stderr[-2000:]
 
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tokenmix.ops import route as route_module
 from tokenmix.ops.route import Route, route_tokens, routed_linear
 
 MODALITIES = 3
@@ -97,14 +98,19 @@ class Transfers(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_nothing_is_transferred_in_a_layer() -> None:
+def test_nothing_is_transferred_in_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = []
+    whole = route_module._sizes
+    monkeypatch.setattr(route_module, "_sizes", lambda ends: counted.append(1) or whole(ends))
     ids, x, weight, bias = case(32)
     route = route_tokens(ids, MODALITIES)
     assert len(route.sizes) == MODALITIES  # the one transfer of a forward
     with Transfers() as transfers:
         y = route.put(routed_linear(route.take(x), weight, bias, route), x)
         y.sum().backward()
+        routed_linear(route.take(x), weight, bias, route.sorted())
     assert transfers.found == []
+    assert counted == [1]
     with Transfers() as transfers:
         masked(ids, x, weight, bias)
     assert "index" in transfers.found  # the fault that is looked for is one that would be found

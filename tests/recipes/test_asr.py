@@ -1,9 +1,7 @@
 """The speech recognition recipe on tones: what it writes, mistakes before training, bad files, and an exact resume."""
 
-import os
 import shlex
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +13,8 @@ from matplotlib import image
 from recipe_cases import COMPARISONS, RECIPES, load_recipe, metrics, rows_of
 from transformers import pipeline
 
+from fork_server import ForkServer
+from killed_training import kill_training
 from tokenmix.data.speech import build_ctc_tokenizer, read_audio
 from tokenmix.training import parse_config
 
@@ -46,21 +46,26 @@ def recipe() -> ModuleType:
     return load_recipe(FOLDER / "train.py")
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> list[str]:
-    """Arguments that train on "digits", each a chord of its own, in the layout of the Free Spoken Digit Dataset."""
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ "Digits", each a chord of its own, in the layout of the Free Spoken Digit Dataset: 60 to train, 20 to test."""
     import soundfile
 
-    clips = tmp_path / "clips"
-    clips.mkdir()
+    folder = tmp_path_factory.mktemp("clips")
     noise = np.random.default_rng(0)
     for digit in range(10):
         for speaker, pitch in (("ann", 1.0), ("bob", 1.1)):
-            for repetition in range(8):
+            for repetition in (4, 5, 6, 7):
                 time = np.arange(int(RATE * (0.3 + 0.02 * repetition))) / RATE
                 tone = sum(np.sin(2 * np.pi * pitch * f * time) for f in (200 + 90 * digit, 2000 - 110 * digit))
                 samples = 0.2 * tone + 0.01 * noise.standard_normal(len(time))
-                soundfile.write(clips / f"{digit}_{speaker}_{repetition}.wav", samples, RATE)
+                soundfile.write(folder / f"{digit}_{speaker}_{repetition}.wav", samples, RATE)
+    return folder
+
+
+@pytest.fixture
+def tiny(clips: Path, tmp_path: Path) -> list[str]:
+    """Arguments that train on the clips."""
     (tmp_path / "tiny.yaml").write_text(TINY)
     return [
         *("--config", str(tmp_path / "tiny.yaml"), "--data.folder", str(clips)),
@@ -81,7 +86,7 @@ def test_expected(recipe: ModuleType, runs: dict[Any, Path], tmp_path: Path, row
     assert COMPARISONS[row["comparison"]](found, float(row["value"])), found
 
 
-def test_what_is_written(recipe: ModuleType, tiny: list[str], tmp_path: Path, capsys: Any) -> None:
+def test_what_is_written(recipe: ModuleType, tiny: list[str], clips: Path, tmp_path: Path, capsys: Any) -> None:
     recipe.main(tiny)
     printed = capsys.readouterr().out
     run = tmp_path / "run"
@@ -97,7 +102,7 @@ def test_what_is_written(recipe: ModuleType, tiny: list[str], tmp_path: Path, ca
     assert "most_frequent" in printed
     assert "said:" in printed
     listener = pipeline("automatic-speech-recognition", model=str(run / "mamba" / "first" / "model"))
-    samples = read_audio(tmp_path / "clips" / "3_ann_6.wav", RATE)
+    samples = read_audio(clips / "3_ann_6.wav", RATE)
     assert isinstance(listener({"raw": samples, "sampling_rate": RATE})["text"], str)
 
 
@@ -137,7 +142,10 @@ def test_a_model_does_not_depend_on_those_before_it(recipe: ModuleType, tiny: li
 
 
 def test_a_decoder_starts_from_the_encoder(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
-    recipe.main([*tiny, "--models.samba.label_smoothing", "0.0", "--tasks.more.training.learning_rate", "1.0e-12"])
+    models = "{mamba: {pattern: b}, samba: {pattern: b, decoder: true, start_from: mamba, tasks: [more], "
+    models += "num_decoder_layers: 1, label_smoothing: 0.0, decoder_mixers: {m: {mixer: mamba2, head_dim: 16}}, "
+    models += "cross_mixer: {mixer: mamba2, head_dim: 16}}}"
+    recipe.main([*tiny, "--models", models, "--tasks.more.training.learning_rate", "1.0e-12"])
     mamba, samba = (_weights(tmp_path / "run" / name / "more") for name in ("mamba", "samba"))
     assert all(torch.allclose(mamba[name], samba[name], atol=1e-6) for name in mamba)
 
@@ -181,12 +189,12 @@ def test_mistakes_come_before_training(
 
 
 def test_bad_files_are_named_and_left_out_or_end_it(
-    recipe: ModuleType, tiny: list[str], tmp_path: Path, capfd: Any
+    recipe: ModuleType, tiny: list[str], clips: Path, tmp_path: Path, capfd: Any
 ) -> None:
-    clips = tmp_path / "clips"
+    clips = shutil.copytree(clips, tmp_path / "clips")
     (clips / "4_ann_6.wav").write_bytes(b"this is no audio")
     (clips / "7_bob_7.wav").write_bytes(b"")
-    only = ["--models", "{mamba: {pattern: b}}", "--only", "[first]"]
+    only = ["--models", "{mamba: {pattern: b}}", "--only", "[first]", "--data.folder", str(clips)]
     with pytest.raises(ValueError, match=r"4_ann_6.wav|7_bob_7.wav"):
         recipe.main([*tiny, *only, "--data.strict", "true"])
     assert not (tmp_path / "run" / "mamba").exists()
@@ -197,39 +205,31 @@ def test_bad_files_are_named_and_left_out_or_end_it(
     assert metrics(tmp_path / "run" / "mamba" / "first")["metrics"]["test/cer"] > 0
 
 
-def test_two_processes_give_what_one_gives(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
+def test_two_processes_give_what_one_gives(
+    processes: ForkServer, recipe: ModuleType, tiny: list[str], tmp_path: Path
+) -> None:
     """Run as a script, with a worker a model: the losses are those of one process."""
     short = ["--only", "[first]", "--training.steps", "2"]
     recipe.main([*tiny, *short])
     there = [*tiny, *short, "--workers", "2", "--output", str(tmp_path / "both")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, str(FOLDER / "train.py"), *there], check=True, env=environment, timeout=280)
+    done = processes.run([str(FOLDER / "train.py"), *there])
+    assert done.returncode == 0, done.stderr
     for name in ("mamba", "attention"):
         one, two = (metrics(tmp_path / run / name / "first") for run in ("run", "both"))
         losses = [[line["loss"] for line in found["history"] if "loss" in line] for found in (one, two)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_killed_training_resumes_exactly(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
-    """SIGKILL in the middle of an epoch of 14 updates; speeds are drawn anew every epoch and must be the same."""
-    arguments = [*tiny, "--models", "{mamba: {pattern: b}}", "--only", "[first]", "--training.steps", "36"]
-    arguments += ["--training.save_steps", "5", "--training.log_steps", "1", "--training.trainer.eval_steps", "100"]
+def test_killed_training_resumes_exactly(
+    processes: ForkServer, recipe: ModuleType, tiny: list[str], tmp_path: Path
+) -> None:
+    """SIGKILL in the second epoch, of 14 updates; speeds are drawn anew every epoch and must be the same."""
+    arguments = [*tiny, "--models", "{mamba: {pattern: b}}", "--only", "[first]", "--training.steps", "30"]
+    arguments += ["--training.save_steps", "16", "--training.log_steps", "1", "--training.trainer.eval_steps", "100"]
     recipe.main([*arguments, "--output", str(tmp_path / "whole")])
     run, whole = (tmp_path / name / "mamba" / "first" for name in ("run", "whole"))
-    process = subprocess.Popen(
-        [sys.executable, str(FOLDER / "train.py"), *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0, pipesize=4096,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())},
-    )  # fmt: skip
-    lines = []
-    with process:
-        assert process.stdout is not None
-        while line := process.stdout.readline():
-            lines.append(line.decode(errors="replace"))
-            if (run / "checkpoint-20" / "trainer_state.json").exists():
-                process.kill()
-                break
-    assert process.returncode == -9, "".join(lines)
+    kill_training(processes, 18, [str(FOLDER / "train.py"), *arguments])
+    assert [path.name for path in run.iterdir() if path.is_dir()] == ["checkpoint-16"]
     assert not (run / "metrics.json").exists()
     recipe.main(arguments)
     losses = [

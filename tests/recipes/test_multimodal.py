@@ -3,6 +3,8 @@
 import json
 import math
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -159,6 +161,50 @@ def test_refuses_before_it_trains(recipe: ModuleType, tiny: list[str], tmp_path:
         with pytest.raises((ValueError, TypeError), match=message):
             recipe.main([*tiny, *override, "--output", str(tmp_path / message[:6])])
         assert not list((tmp_path / message[:6]).rglob("checkpoint-*"))
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
+    """torchrun without a change of the recipe, its tokenisers too: the losses of one process within a tenth."""
+    recipe.main([*tiny, "--output", str(tmp_path / "one")])
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+        *(str(FOLDER / "train.py"), *tiny, "--output", str(tmp_path / "two")),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (results(tmp_path / name)["mot"] for name in ("one", "two"))
+    for name in ("text_loss", "image_loss"):
+        assert two[name] == pytest.approx(one[name], rel=0.1)
+
+
+def test_towers_are_loaded_and_go_on(tmp_path: Path) -> None:
+    """A run that was killed after its last update finishes, and what it wrote is a model."""
+    recipe = load_recipe(FOLDER / "retrieve.py")
+    arguments = [
+        *("--model", "{hidden_size: 16, mixers: {a: {mixer: attention, heads: 2, causal: false}}}"),
+        *("--data.speech", "none", "--data.size", "16", "--data.options", "{font: DejaVuSansDisplay.ttf}"),
+        *(
+            "--interactions",
+            "[token]",
+            "--output",
+            str(tmp_path),
+            "--training.steps",
+            "2",
+            "--training.batch_size",
+            "8",
+        ),
+    ]
+    recipe.main(arguments)
+    before = results(tmp_path)["late interaction"]
+    (tmp_path / "token_seed0" / "metrics.json").unlink()
+    recipe.main(arguments)
+    after = results(tmp_path)["late interaction"]
+    assert {k: v for k, v in after.items() if "R@" in k} == {k: v for k, v in before.items() if "R@" in k}
+    towers = recipe.RetrievalTowers.from_pretrained(tmp_path / "token_seed0" / "model")
+    assert (towers.config.patch, towers.config.interaction) == (64, "token")
+    with pytest.raises(ValueError, match=r"data\.codes: expected it left out"):
+        recipe.main([*arguments, "--data.codes", "8", "--output", str(tmp_path / "other")])
 
 
 def test_published_setting_builds(recipe: ModuleType) -> None:

@@ -13,6 +13,8 @@ import pytest
 import torch
 from recipe_cases import COMPARISONS, RECIPES, load_recipe, rows_of
 
+from fork_server import ForkServer
+from killed_training import kill_training
 from tokenmix.data.graphs import NodeData, load_graph
 from tokenmix.models.large_gt import LargeGTForNodeClassification
 from tokenmix.training import parse_config
@@ -115,22 +117,13 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @needs_cora
-def test_a_run_that_is_killed_goes_on_bit_for_bit(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
+def test_a_run_that_is_killed_goes_on_bit_for_bit(
+    processes: ForkServer, recipe: ModuleType, tiny: list[str], tmp_path: Path
+) -> None:
     """SIGKILL after the second checkpoint, by a process of its own; then the same command again."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     recipe.main([*tiny, *ONE, "--output", str(whole)])
-    code = (
-        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import runpy\n"
-        "from transformers import Trainer\n"
-        "step = Trainer.training_step\n"
-        "def stop(self, *args, **kwargs):\n"
-        "    if self.state.global_step == 9: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return step(self, *args, **kwargs)\n"
-        "Trainer.training_step = stop\n"
-        "sys.argv = sys.argv[2:]; runpy.run_path(sys.argv[0], run_name='__main__')\n"
-    )
-    command = [sys.executable, "-c", code, str(FOLDER), str(FOLDER / "train.py"), *tiny, *ONE, "--output", str(killed)]
-    assert subprocess.run(command, capture_output=True, check=False).returncode == -9
+    kill_training(processes, 10, [str(FOLDER / "train.py"), *tiny, *ONE, "--output", str(killed)])
     assert (killed / "full" / "trial0_seed0" / "checkpoint-8").is_dir()
     assert not (killed / "full" / "trial0_seed0" / "metrics.json").exists()
     recipe.main([*tiny, *ONE, "--output", str(killed)])

@@ -101,16 +101,16 @@ class ModalityRows(Dataset[dict[str, Any]]):
 
     def order(self, pair: int) -> list[str]:
         """Of a pair's spans in this epoch."""
-        return [self.names[i] for i in self._generator(pair).permutation(len(self.names))]
+        return self._draw(pair)[0]
 
     def noise_level(self, pair: int) -> float:
         """Of a pair's patches in this epoch."""
-        generator = self._generator(pair)
-        order = [self.names[i] for i in generator.permutation(len(self.names))]
-        return generator.random() * (0.5 if order.index("image") < order.index("text") else 1.0)
+        order, share = self._draw(pair)
+        return share * (0.5 if order.index("image") < order.index("text") else 1.0)
 
-    def _generator(self, pair: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, self.epoch, pair])
+    def _draw(self, pair: int) -> tuple[list[str], float]:
+        generator = np.random.default_rng([self.seed, self.epoch, pair])
+        return [self.names[i] for i in generator.permutation(len(self.names))], generator.random()
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -41,7 +41,7 @@ def gather_tokens(tokens: Tensor, mask: Tensor | None, group: dist.ProcessGroup 
     The gradient of a row is the sum of those of all processes, in float32.
 
     Args:
-        tokens: (B, T, d); B and T may differ between processes, and B may be 0.
+        tokens: (B, T, d); B and T may differ between processes.
         mask: (B, T) bool; None where all tokens are real.
         group: of processes; by default all.
     """

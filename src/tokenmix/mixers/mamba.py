@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from tokenmix.mixers.reach import interval_reach
 from tokenmix.ops.conv import depthwise_conv
 from tokenmix.ops.precision import at_least_float32
 from tokenmix.ops.selective_scan import selective_scan
-from tokenmix.routed.base import per_token
+from tokenmix.routed.base import per_token, token_modality
 from tokenmix.state import MixerState, document_starts
 
 
@@ -151,7 +152,9 @@ class Mamba(TokenMixer):
         """Steps before the softplus; their bias apart where it is the same for all tokens."""
         if isinstance(self.dt_proj, nn.Linear):
             return F.linear(low_rank, self.dt_proj.weight), self.dt_proj.bias
-        return per_token(self.dt_proj, low_rank, layout), None
+        routed: Any = self.dt_proj
+        bias = F.embedding(token_modality(layout), at_least_float32(routed.bias))  # in float32, as the scan adds it
+        return at_least_float32(routed(low_rank, layout, add_bias=False)) + bias, None
 
     def fill_state(self, state: MixerState, dtype: torch.dtype) -> None:
         """The last inputs of the convolution, and h in float32."""

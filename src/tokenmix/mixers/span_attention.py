@@ -26,8 +26,8 @@ class SpanAttention(Attention):
     A span is a run of tokens of one of the modalities `spans` (a picture's patches), inside one document. Two pictures
     that touch are one span: put a token of another modality between them. All other tokens read earlier ones only.
 
-    With a state, a chunk must hold each of its spans whole; outside of them any split will do. A mixer with spans
-    reads the future, so `is_causal` is False.
+    With a state, a chunk must hold each of its spans whole (on the CPU another one is refused); outside of them any
+    split will do. A mixer with spans reads the future, so `is_causal` is False.
 
     Args:
         dim: width of the features.
@@ -146,7 +146,7 @@ class SpanAttention(Attention):
         if layout.mask is not None:
             real = layout.mask[:, 0]
             last = modality.gather(1, (layout.mask.sum(1) - 1).clamp(min=0)[:, None])[:, 0]
-        if not torch.compiler.is_compiling():
+        if modality.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere looking would wait
             goes_on = real & (first == before) & _among(first, self.spans)
             starts = state.starts(layout)
             if starts is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -21,8 +22,9 @@ class Route:
     of one modality lie together, so a weight that only they have meets one slice, and no mask is ever indexed with.
 
     Slices need the number of tokens of each modality on the host (`sizes`): on a GPU that is one transfer a forward, at
-    the first slice. Grouped products (under torch.compile, and in 16 bits on a GPU) read `ends` where they are, and
-    nothing is transferred.
+    the first slice. In bfloat16 on a GPU where torch's grouped product runs, it reads `ends` where they are, and
+    nothing is transferred. Compiled code of other types cuts slices inside an operation of its own, which transfers
+    `ends`.
 
     Args:
         ids: (T,) int64 modalities of the sorted tokens.
@@ -133,15 +135,15 @@ def routed_linear(x: Tensor, weight: Tensor, bias: Tensor | None, route: Route) 
             f"weight: expected ({route.count}, out, in={x.shape[-1]}) for x of shape {tuple(x.shape)}, found "
             f"{tuple(weight.shape)}"
         )
-    if not (torch.compiler.is_compiling() or _grouped(x, weight)):
-        return _slices(x, weight, bias, route.sizes)
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     if _grouped(x, weight):
-        y: Tensor = F.grouped_mm(x, weight.transpose(1, 2), offs=route.ends)
-    else:
+        y: Tensor = F.grouped_mm(x.contiguous(), weight.transpose(1, 2), offs=route.ends)
+    elif torch.compiler.is_compiling():
         y = _routed_matmul(x, weight, route.ends)
+    else:
+        return _slices(x, weight, bias, route.sizes)
     return y if bias is None else y + bias[route.ids]
 
 
@@ -152,10 +154,24 @@ def _slices(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: list[int]) ->
 
 
 def _grouped(x: Tensor, weight: Tensor) -> bool:
-    """Whether torch's grouped product serves: 16 bits on a GPU, rows of whole vectors."""
-    half = x.dtype in (torch.bfloat16, torch.float16) and weight.dtype == x.dtype
+    """Whether torch's grouped product serves: bfloat16 on a GPU where it runs, rows of whole vectors."""
+    if not x.is_cuda or x.dtype != torch.bfloat16 or weight.dtype != x.dtype:
+        return False
     rows = (weight.shape[1] * weight.element_size(), weight.shape[2] * weight.element_size())
-    return x.is_cuda and half and all(row % ALIGNMENT == 0 for row in rows)
+    return all(row % ALIGNMENT == 0 for row in rows) and _runs_grouped(x.device.index)
+
+
+@torch.compiler.assume_constant_result
+@functools.cache
+def _runs_grouped(device: int | None) -> bool:
+    """A small grouped product on a GPU, once: what is known by its name may still not run there."""
+    place = torch.device("cuda", device or 0)
+    x, weight = (torch.zeros(*size, dtype=torch.bfloat16, device=place) for size in ((8, 16), (1, 16, 16)))
+    try:
+        F.grouped_mm(x, weight, offs=torch.full((1,), 8, dtype=torch.int32, device=place))
+    except (AttributeError, RuntimeError):
+        return False
+    return True
 
 
 # Under torch.compile, slices of sizes that only the data tells would break the graph: one operation does them all.

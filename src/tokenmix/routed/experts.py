@@ -18,7 +18,8 @@ class Routed(RoutedModule):
     """Any modules, one a modality: each token passes the one of its modality.
 
     A module that reads each token by itself meets the tokens of its modality as one (T_m, d) slice. A `TokenMixer`
-    meets them as rows in which all others are padding, so that they mix among themselves alone.
+    meets them as rows in which all others are padding, so that they mix among themselves alone; mixers do not go with
+    other modules.
 
     For projections, norms and feed-forwards of this library `untie` is faster, and it works under
     `torch.compile(fullgraph=True)`; this is for all others.
@@ -27,7 +28,7 @@ class Routed(RoutedModule):
         experts: one module a modality; they may differ in kind.
 
     Raises:
-        ValueError: no module.
+        ValueError: no module, or mixers and other modules.
 
     Example:
         >>> routed = Routed([nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4))])
@@ -38,11 +39,16 @@ class Routed(RoutedModule):
     """
 
     def __init__(self, experts: Sequence[nn.Module]) -> None:
+        from tokenmix.mixer import TokenMixer
+
         super().__init__()
         if not experts:
             raise ValueError("experts: expected one module a modality, found none")
+        mixing = [isinstance(expert, TokenMixer) for expert in experts]
+        if any(mixing) and not all(mixing):
+            raise ValueError(f"experts: expected mixers alone or none, found {[type(e).__name__ for e in experts]}")
         self.experts = nn.ModuleList(experts)
-        self.modalities = len(experts)
+        self.modalities, self.mixing = len(experts), mixing[0]
 
     @classmethod
     def from_dense(cls, module: nn.Module, modalities: int) -> Routed:
@@ -51,9 +57,7 @@ class Routed(RoutedModule):
 
     def forward(self, x: Tensor, where: Layout | Route) -> Tensor:
         """(B, L, d) -> (B, L, what the modules give), or the same of (T, d) sorted tokens."""
-        from tokenmix.mixer import TokenMixer
-
-        if any(isinstance(expert, TokenMixer) for expert in self.experts):
+        if self.mixing:
             return self._mix(x, where)
         route = where if isinstance(where, Route) else route_of(where, self.modalities)
         tokens = x if isinstance(where, Route) else route.take(x)

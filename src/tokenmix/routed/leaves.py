@@ -64,12 +64,13 @@ class RoutedLinear(RoutedModule):
         routed.bias = None if linear.bias is None else _repeat(linear.bias, modalities)
         return routed
 
-    def forward(self, x: Tensor, where: Layout | Route) -> Tensor:
+    def forward(self, x: Tensor, where: Layout | Route, *, add_bias: bool = True) -> Tensor:
         """(B, L, inputs) -> (B, L, outputs), or the same of (T, inputs) sorted tokens."""
-        route = where if isinstance(where, Route) else route_of(where, self.modalities)
+        bias = self.bias if add_bias else None
         if isinstance(where, Route):
-            return routed_linear(x, self.weight, self.bias, route)
-        return route.put(routed_linear(route.take(x), self.weight, self.bias, route), x)
+            return routed_linear(x, self.weight, bias, where)
+        route = route_of(where, self.modalities)
+        return route.put(routed_linear(route.take(x), self.weight, bias, route), x)
 
     def extra_repr(self) -> str:
         """Sizes."""
@@ -125,15 +126,16 @@ class RoutedNorm(RoutedModule):
         routed = cls(modalities, source.normalized_shape[0], kind=kind, eps=source.eps)
         routed.weight = _repeat(source.weight, modalities)
         if kind == "layernorm":
-            bias = torch.zeros_like(source.weight) if source.bias is None else source.bias
+            bias = nn.Parameter(torch.zeros_like(source.weight)) if source.bias is None else source.bias
             routed.bias = _repeat(bias, modalities)
         return routed
 
     def forward(self, x: Tensor, where: Layout | Route) -> Tensor:
         """(B, L, ..., dim) or (T, dim) to the same."""
         ids = where.ids if isinstance(where, Route) else token_modality(where)
-        y = F.rms_norm(x, (self.dim,), eps=self.eps)
-        if self.bias is not None:
+        if self.bias is None:
+            y = F.rms_norm(x, (self.dim,), eps=self.eps)
+        else:
             y = F.layer_norm(x, (self.dim,), eps=1e-5 if self.eps is None else self.eps)
         y = y * self._of(self.weight, ids, x)
         return y if self.bias is None else y + self._of(self.bias, ids, x)

@@ -88,11 +88,12 @@ def prepare_pairs(config: PairsConfig, folder: str | os.PathLike[str]) -> Prepar
         ValueError, FileNotFoundError, ModuleNotFoundError: an unknown source, or something that is missing.
     """
     place = Path(folder)
-    with PartialState().main_process_first():  # what is synthesised, trained or written is so once
+    with PartialState().main_process_first():  # what is drawn or synthesised is written once
         data = load(config)
-        train = data.train if config.limit is None else data.train[: config.limit]
-        images, tokeniser = _picture_tokens(config, data, train, place / "image_tokeniser")
-        speech = None if data.speech is None else _speech_tokens(config, data, train, place / "speech_tokeniser")
+        frames = None if data.speech is None else _log_mels(config, data)
+    train = data.train if config.limit is None else data.train[: config.limit]
+    images, tokeniser = _picture_tokens(config, data, train, place / "image_tokeniser")
+    speech = None if frames is None else _speech_tokens(config, data, frames, train, place / "speech_tokeniser")
     codes = 1 if tokeniser is None else config.codes
     tokens = PairTokens(data.captions, images, codes, speech, 0 if speech is None else config.codes)
     said = "" if speech is None else f", {sum(s is not None for s in speech):,} of them spoken"
@@ -139,37 +140,42 @@ def _picture_tokens(
     config: PairsConfig, data: PairData, train: Tensor, folder: Path
 ) -> tuple[Tensor, ImageTokeniser | None]:
     pictures = pixels(data.images)
-    if config.size % config.patch_size:
-        raise ValueError(f"patch_size: expected a divisor of size={config.size}, found {config.patch_size}")
     if config.pictures == "patches":
         return to_patches(pictures, config.patch_size), None
-    if (folder / "config.json").exists():
-        tokeniser = ImageTokeniser.from_pretrained(folder).eval()
-    else:
-        set_seed(config.seed)
-        channels = data.images.shape[1]
-        sizes: dict[str, Any] = {"image_size": config.size, "num_channels": channels, "patch_size": config.patch_size}
-        tokeniser = ImageTokeniser(ImageTokeniserConfig(codes=config.codes, **sizes))
-        train_tokeniser(tokeniser, pictures[train], folder=folder / "training", steps=config.tokeniser_steps)
-        tokeniser.save_pretrained(folder)
+    channels = data.images.shape[1]
+    sizes: dict[str, Any] = {"image_size": config.size, "num_channels": channels, "patch_size": config.patch_size}
+    set_seed(config.seed)
+    tokeniser = ImageTokeniser(ImageTokeniserConfig(codes=config.codes, **sizes))
+    tokeniser = _trained(config, tokeniser, pictures[train], folder)
     return torch.cat([tokeniser.encode(part) for part in pictures.split(_ROWS)]), tokeniser
 
 
-def _speech_tokens(config: PairsConfig, data: PairData, train: Tensor, folder: Path) -> list[Tensor | None]:
+def _log_mels(config: PairsConfig, data: PairData) -> list[Tensor | None]:
+    """(frames, mels) of what is said with each pair."""
+    front = SpeechTokeniser(_speech_config(config, data))
     waves: Any = data.speech
-    trained = (folder / "config.json").exists()
-    tokeniser = (
-        SpeechTokeniser.from_pretrained(folder).eval()
-        if trained
-        else SpeechTokeniser(SpeechTokeniserConfig(codes=config.codes, sampling_rate=data.sampling_rate))
-    )
-    frames: list[Tensor | None] = []
-    for pair in range(len(waves)):
-        wave = waves[pair]
-        frames.append(None if wave is None else tokeniser.features(torch.from_numpy(wave)[None])[0][0])
-    if not trained:
-        set_seed(config.seed)
-        known = [found for i in train.tolist() if (found := frames[i]) is not None]
-        train_tokeniser(tokeniser, known, folder=folder / "training", steps=config.tokeniser_steps)
-        tokeniser.save_pretrained(folder)
+    found = (waves[pair] for pair in range(len(waves)))
+    return [None if wave is None else front.features(torch.from_numpy(wave)[None])[0][0] for wave in found]
+
+
+def _speech_config(config: PairsConfig, data: PairData) -> SpeechTokeniserConfig:
+    return SpeechTokeniserConfig(codes=config.codes, sampling_rate=data.sampling_rate)
+
+
+def _speech_tokens(
+    config: PairsConfig, data: PairData, frames: list[Tensor | None], train: Tensor, folder: Path
+) -> list[Tensor | None]:
+    known = [found for i in train.tolist() if (found := frames[i]) is not None]
+    set_seed(config.seed)
+    tokeniser = _trained(config, SpeechTokeniser(_speech_config(config, data)), known, folder)
     return [None if found is None else tokeniser.encode(found[None])[0][0] for found in frames]
+
+
+def _trained(config: PairsConfig, tokeniser: Any, rows: Any, folder: Path) -> Any:
+    """A tokeniser trained by all processes, or that of an earlier start."""
+    if not (folder / "config.json").exists():
+        train_tokeniser(tokeniser, rows, folder=folder / "training", steps=config.tokeniser_steps)
+        if PartialState().is_main_process:
+            tokeniser.save_pretrained(folder)
+        PartialState().wait_for_everyone()
+    return type(tokeniser).from_pretrained(folder).eval()

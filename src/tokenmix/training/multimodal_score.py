@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import EvalPrediction
 
 from tokenmix.data.modality_rows import (
     IMAGE,
@@ -22,92 +21,109 @@ from tokenmix.data.modality_rows import (
     PairTokens,
     collate_modalities,
 )
-from tokenmix.models import MixtureOfTransformersForCausalLM
+from tokenmix.models import MixtureOfTransformersConfig, MixtureOfTransformersForCausalLM
 from tokenmix.models.mixture_of_transformers.sampling import sample_features
 from tokenmix.training.epoch_sampler import EpochTrainer
 from tokenmix.training.pair_baselines import words_of
 
 
 class ModalityTrainer(EpochTrainer):
-    """An `EpochTrainer` whose evaluation gives the loss of each modality, `eval_<name>_loss`."""
+    """An `EpochTrainer` whose evaluation gives the loss of each modality, `eval_<name>_loss`.
+
+    Every process evaluates all rows, so the numbers do not depend on how many there are.
+
+    Raises:
+        ValueError: label smoothing for a model with continuous modalities, whose features would not be learned.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, compute_metrics=self._by_modality, **kwargs)
+        super().__init__(*args, **kwargs)
+        model: Any = self.model
+        if self.args.label_smoothing_factor and model.config.continuous():
+            raise ValueError(
+                "label_smoothing_factor: expected 0 with continuous modalities, whose loss it would leave out, found "
+                f"{self.args.label_smoothing_factor}"
+            )
 
-    def prediction_step(
+    def evaluate(
         self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, and the sums and counts of each modality instead of logits."""
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            found = model(**with_fixed_noise(inputs))
-        counts = found.modality_counts[None]
-        return found.loss.detach(), found.modality_losses[None] * counts, counts
-
-    def _by_modality(self, prediction: EvalPrediction) -> dict[str, float]:
-        config: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False).config
-        sums, counts = torch.as_tensor(prediction.predictions).sum(0), torch.as_tensor(prediction.label_ids).sum(0)
-        means = (sums / counts.clamp(min=1)).tolist()
-        return {f"{name}_loss": mean for name, mean in zip(config.names, means, strict=True)}
-
-
-def with_fixed_noise(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Where there are features: noise that is the same every time (levels are those of the rows)."""
-    features = inputs.get("features")
-    if features is None:
-        return dict(inputs)
-    noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(0)).to(features)
-    return {**inputs, "noise": noise}
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,  # the Trainer's
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Losses of each modality over the rows of the evaluation set."""
+        with self.clock_stopped():
+            rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+            found = losses_by_modality(model, rows, self.args.per_device_eval_batch_size)
+            metrics = {f"{metric_key_prefix}_{name}_loss": loss for name, loss in found.items()}
+            self.log(metrics)
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
 
 def losses_by_modality(model: Any, rows: ModalityRows, batch_size: int = 64) -> dict[str, float]:
-    """Mean loss of each modality over rows, nats a token (squared error for patches)."""
+    """Mean loss of each modality over rows, nats a token (squared error for patches, with a pair's own noise)."""
     model.eval()
     sums: Any = 0
     counts: Any = 0
     with torch.no_grad():
         for low in range(0, len(rows), batch_size):
-            batch = collate_modalities([rows[i] for i in range(low, min(low + batch_size, len(rows)))])
-            moved = {name: value.to(model.device) for name, value in batch.items()}
-            found = model(**with_fixed_noise(moved))
+            places = range(low, min(low + batch_size, len(rows)))
+            batch = collate_modalities([rows[i] for i in places])
+            if "features" in batch:
+                batch["noise"] = _noise(batch["features"], [int(rows.ids[i]) for i in places])
+            found = model(**{name: value.to(model.device) for name, value in batch.items()})
             sums, counts = sums + found.modality_losses * found.modality_counts, counts + found.modality_counts
     return dict(zip(model.config.names, (sums / counts.clamp(min=1)).tolist(), strict=True))
 
 
+def _noise(features: Tensor, pairs: Sequence[int]) -> Tensor:
+    """Noise that depends on the pair alone, not on its batch."""
+    noise = torch.zeros_like(features)
+    for row, pair in zip(noise, pairs, strict=True):
+        here = row.new_empty(4096, row.shape[1]).normal_(generator=torch.Generator().manual_seed(pair))
+        row.copy_(here[: len(row)] if len(row) <= len(here) else here.repeat(len(row) // len(here) + 1, 1)[: len(row)])
+    return noise
+
+
 def unigram_losses(tokens: PairTokens, train: Tensor, test: Tensor) -> dict[str, float]:
-    """Nats a token of each modality's own frequencies in training, one added to each count; patches have none."""
+    """Nats a token of each modality's frequencies in the rows of training, one added to each count.
+
+    Counted are the tokens that a model predicts: all of a row but its first, the marks of spans among those of text.
+    Patches have no frequencies, and a modality that no test row holds is left out.
+    """
+    config = MixtureOfTransformersConfig(modalities=tokens.modalities)
+    counts = _counts(tokens, train, config.vocab_size) + 1.0
+    seen = _counts(tokens, test, config.vocab_size)
     found = {}
-    for name, spec in tokens.modalities.items():
-        if "vocab_size" not in spec:
-            continue
-        counts = torch.ones(TEXT_TOKENS + tokens.image_codes + tokens.speech_codes, dtype=torch.float64)
-        for pair in train.tolist():
-            span = tokens.span(name, pair)
-            counts += torch.bincount(_own(span), minlength=len(counts))
-        own = counts > 1 if name == "text" else torch.arange(len(counts)) >= TEXT_TOKENS
-        logs = (counts / counts[own].sum()).log()
-        losses = torch.cat([logs[_own(tokens.span(name, pair))] for pair in test.tolist()])
-        found[name] = -float(losses.mean())
+    for name, spec in config.specs.items():
+        own = slice(config.token_range(name).start, config.token_range(name).stop)
+        if "vocab_size" in spec and seen[own].sum() > 0:
+            nats = -(counts[own] / counts[own].sum()).log()
+            found[name] = float((nats * seen[own]).sum() / seen[own].sum())
     return found
 
 
-def _own(span: Tensor) -> Tensor:
-    """The tokens of a span that are of its own modality; marks are text."""
-    return span if int(span.max() if len(span) else 0) < TEXT_TOKENS else span[span >= TEXT_TOKENS]
+def _counts(tokens: PairTokens, pairs: Tensor, vocabulary: int) -> Tensor:
+    """(vocabulary,) how often each token is predicted in the rows of some pairs."""
+    names = list(tokens.modalities)
+    rows = [tokens.row(pair, names)[1:] for pair in pairs.tolist()]
+    return torch.bincount(torch.cat(rows), minlength=vocabulary).double()
 
 
 def flops_per_token(model: Any, batch: Mapping[str, Tensor]) -> float:
-    """Floating point operations of the matrix products of forward and backward, a real token of a batch.
+    """Floating point operations of the matrix products of forward and backward, a real token.
 
     Attention counts in its plain form, all L x L scores.
+
+    Args:
+        model: on the CPU.
+        batch: of `collate_modalities`; its products are computed, so a few rows will do.
     """
     counter = FlopCounterMode(display=False)
     with sdpa_kernel(SDPBackend.MATH), counter:
-        model(**with_fixed_noise(batch)).loss.backward()
+        model(**batch).loss.backward()
     model.zero_grad()
     return counter.get_total_flops() / float(batch["attention_mask"].sum())
 
@@ -167,10 +183,9 @@ def draw_pictures(
     return found[:, -count:].cpu() - TEXT_TOKENS
 
 
-def first_words(
-    model: MixtureOfTransformersForCausalLM, tokens: PairTokens, pairs: Sequence[int], longest: int = 12
-) -> list[str]:
-    """The first word of the caption that a model gives to a picture, greedily."""
+def first_words(model: MixtureOfTransformersForCausalLM, tokens: PairTokens, pairs: Sequence[int]) -> list[str]:
+    """The first word of the caption that a model gives to a picture, greedily; as long as the longest there is."""
+    longest = 1 + max(len(caption.split(" ")[0].encode()) for caption in tokens.captions)
     prompts = [torch.cat([torch.tensor([START]), tokens.span("image", i), torch.tensor([TEXT])]) for i in pairs]
     ids = torch.stack(prompts).to(model.device)
     features = {}

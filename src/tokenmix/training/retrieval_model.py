@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
@@ -14,7 +15,9 @@ from transformers.utils.generic import ModelOutput
 from tokenmix.data.pairs import PairData, matches, pixels
 from tokenmix.layout import Layout
 from tokenmix.losses import LateInteraction, late_interaction_scores
-from tokenmix.models import MixerConfig, MixerModel
+from tokenmix.mixer import TokenMixer, check_positive
+from tokenmix.models import MixerConfig, MixerModel, SafeLoading
+from tokenmix.models.initialise import redraw
 from tokenmix.retrieval import COUNTS, retrieval
 from tokenmix.training.multimodal_data import to_patches
 
@@ -35,19 +38,46 @@ class TowersOutput(ModelOutput):
     image: Tensor | None = None
 
 
-class RetrievalTowers(PreTrainedModel):
-    """A tower over the bytes of captions and one over the patches of pictures, with a shared width.
+@strict
+class RetrievalTowersConfig(MixerConfig):
+    """Configuration of `RetrievalTowers`.
 
     Args:
-        config: of both towers; mixers that read both ways.
         patch: numbers a patch.
+        patches: most patches of a picture.
         interaction: "token" (late interaction, FILIP), or "pooled" (the mean of each side's tokens, which is CLIP's
             way).
         shared: width in which tokens are compared.
+        kwargs: the fields of `MixerConfig`, for both towers; mixers that read both ways.
+
+    Raises:
+        ValueError: an unknown interaction, sizes below 1, or what `MixerConfig` refuses.
+    """
+
+    model_type = "retrieval_towers"
+
+    patch: int = 64
+    patches: int = 256
+    interaction: str = "token"
+    shared: int = 64
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name in ("patch", "patches", "shared"):
+            check_positive(name, getattr(self, name))
+        if self.interaction not in ("token", "pooled"):
+            raise ValueError(f"interaction: expected 'token' or 'pooled', found {self.interaction!r}")
+        super().__post_init__(**kwargs)
+
+
+class RetrievalTowers(SafeLoading, PreTrainedModel):
+    """A tower over the bytes of captions and one over the patches of pictures, with a shared width.
+
+    Args:
+        config: sizes and mixers of both towers.
 
     Example:
         >>> mixers = {"a": {"mixer": "attention", "heads": 4, "causal": False}}
-        >>> towers = RetrievalTowers(MixerConfig(hidden_size=32, mixers=mixers), patch=16)
+        >>> towers = RetrievalTowers(RetrievalTowersConfig(hidden_size=32, mixers=mixers, patch=16))
         >>> towers(torch.tensor([[104, 105]]), torch.zeros(1, 4, 16)).image.shape
         torch.Size([1, 4, 64])
 
@@ -55,28 +85,31 @@ class RetrievalTowers(PreTrainedModel):
         Yao et al. 2022 (FILIP), arXiv 2111.07783; pooled: Radford et al. 2021 (CLIP), arXiv 2103.00020.
     """
 
-    config_class = MixerConfig
+    config: RetrievalTowersConfig
+    config_class = RetrievalTowersConfig
+    base_model_prefix = "towers"
     main_input_name = "input_ids"
 
-    def __init__(
-        self,
-        config: MixerConfig,
-        patch: int,
-        *,
-        interaction: Literal["token", "pooled"] = "token",
-        shared: int = 64,
-        max_patches: int = 256,
-    ) -> None:
+    def __init__(self, config: RetrievalTowersConfig) -> None:
         super().__init__(config)
-        if interaction not in ("token", "pooled"):
-            raise ValueError(f"interaction: expected 'token' or 'pooled', found {interaction!r}")
-        self.interaction = interaction
+        dim = config.hidden_size
         self.text, self.image = MixerModel(config), MixerModel(config)
-        self.image.embed_tokens = nn.Embedding(max_patches, config.hidden_size)  # places of patches
-        self.patch_in = nn.Linear(patch, config.hidden_size)
-        self.text_out = nn.Linear(config.hidden_size, shared, bias=False)
-        self.image_out = nn.Linear(config.hidden_size, shared, bias=False)
+        self.image.embed_tokens = nn.Embedding(config.patches, dim)  # places of patches
+        self.patch_in = nn.Linear(config.patch, dim)
+        self.text_out = nn.Linear(dim, config.shared, bias=False)
+        self.image_out = nn.Linear(dim, config.shared, bias=False)
         self.loss = LateInteraction()
+        self.post_init()
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False, see `tokenmix.models.base`."""
+        return False
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """As torch and the mixers draw them; what is loaded stays."""
+        if isinstance(module, (nn.Linear, nn.Embedding, TokenMixer)):
+            redraw(module)
 
     def forward(
         self,
@@ -112,7 +145,7 @@ class RetrievalTowers(PreTrainedModel):
         return self._pool(self.image_out(x), None)[0]
 
     def _pool(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        if self.interaction == "token":
+        if self.config.interaction == "token":
             return x, mask
         weight = torch.ones(x.shape[:2], device=x.device) if mask is None else mask.float()
         return (x * weight[..., None]).sum(1, keepdim=True) / weight.sum(1)[:, None, None], None
@@ -149,12 +182,12 @@ def score_retrieval(model: RetrievalTowers, data: PairData, ids: Tensor, collate
     model.eval()
     texts, images = [], []
     for part in ids.split(_ROWS):
-        batch = collate(part.tolist())
+        batch = {name: value.to(model.device) for name, value in collate(part.tolist()).items()}
         texts.append(model.read_text(batch["input_ids"], batch["attention_mask"]))
         images.append(model.read_image(batch["patches"]))
     longest = max(x.shape[1] for x, _ in texts)
     text = torch.cat([F.pad(x, (0, 0, 0, longest - x.shape[1])) for x, _ in texts])
-    masks = [torch.ones(x.shape[:2], dtype=torch.bool) if m is None else m for x, m in texts]
+    masks = [torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if m is None else m for x, m in texts]
     mask = torch.cat([F.pad(m, (0, longest - m.shape[1])) for m in masks])
     t2i, i2t = late_interaction_scores(text, torch.cat(images), mask)
-    return retrieval(t2i, i2t, COUNTS, relevant=matches(data, ids).T)
+    return retrieval(t2i.cpu(), i2t.cpu(), COUNTS, relevant=matches(data, ids).T)

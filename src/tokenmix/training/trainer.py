@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,7 +20,8 @@ class MixerTrainer(Trainer):
     - Weight decay touches matrices alone: not A_log, D, dt_bias and other scalars, nor norms, nor biases.
     - Attention built with `monitor=True` has the largest |q.k| / sqrt(e) since the last log written into the log, as
       `max_logit/<layer>/<window>` (with several processes: of the first one's rows).
-    - Each line of the log holds `seconds`, the time in training so far, over all starts of a run that was resumed.
+    - Each line of the log holds `seconds`, the time in training so far, over all starts of a run that was resumed;
+      without that of evaluations and checkpoints.
 
     Everything else (bf16, accumulation, many GPUs, checkpoints, exact resume) is the Trainer's.
     """
@@ -27,6 +30,7 @@ class MixerTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self._max_logits: dict[str, float] = {}
         self._began: float | None = None  # when training would have begun, had it never been stopped
+        self._stopped: float | None = None  # when the clock was stopped, for an evaluation or a checkpoint
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Names of the parameters that decay."""
@@ -44,11 +48,34 @@ class MixerTrainer(Trainer):
             self._max_logits[key] = max(value, self._max_logits.get(key, 0.0))
         return loss
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate, while the clock of training stands."""
+        with self.clock_stopped():
+            found: dict[str, float] = super().evaluate(*args, **kwargs)
+        return found
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with self.clock_stopped():
+            super()._save_checkpoint(*args, **kwargs)
+
+    @contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """A context in which the seconds of training stand."""
+        if self._stopped is not None or self._began is None:
+            yield
+            return
+        self._stopped = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._began += time.perf_counter() - self._stopped
+            self._stopped = None
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, with the seconds so far and the largest logits since the last time."""
         more = self._max_logits if "loss" in logs else {}
         if self._began is not None:
-            more = {**more, "seconds": time.perf_counter() - self._began}
+            more = {**more, "seconds": (self._stopped or time.perf_counter()) - self._began}
         super().log({**logs, **more}, *args, **kwargs)
         if "loss" in logs:
             self._max_logits = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import product
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from fork_server import ForkServer
 from tokenmix.data.speech import ClipDataset, build_ctc_tokenizer, collate, load_speech
 from tokenmix.data.speech import espeak_voice as voices
 from tokenmix.data.speech.audio import Samples
@@ -125,15 +125,15 @@ def test_no_clip_is_much_longer_than_allowed() -> None:
         load_speech("espeak", hours=0.1, max_seconds=0.2)
 
 
-def test_a_listing_is_the_same_in_another_process_and_differs_by_seed() -> None:
+def test_a_listing_is_the_same_in_another_process_and_differs_by_seed(processes: ForkServer) -> None:
     options = {"hours": 0.02, "test_clips": 3}
     mine = digest(load_speech("espeak", **options))
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"import sys; sys.path[:0] = {[str(Path(__file__).parents[i]) for i in (0, 2)]}\n"
         f"from test_espeak import digest, load_speech\nprint(digest(load_speech('espeak', **{options})))"
     )
-    theirs = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    assert theirs == mine
+    theirs = processes.run(["-c", code])
+    assert theirs.stdout.strip() == mine, theirs.stderr
     assert digest(load_speech("espeak", seed=1, **options)) != mine
 
 

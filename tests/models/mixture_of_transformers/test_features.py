@@ -87,9 +87,8 @@ def test_losses_equal_a_loop(objective: str) -> None:
     expected = torch.stack(errors).mean()
     torch.testing.assert_close(found.modality_losses[1].double(), expected, rtol=1e-6, atol=0)
     assert found.modality_counts.tolist() == [5, len(patches)]  # text after the first token: 1, 2, 7, 1, 2
-    torch.testing.assert_close(
-        found.loss.double(), found.modality_losses[0].double() + 5.0 * expected, rtol=1e-5, atol=0
-    )
+    whole = 5 * found.modality_losses[0].double() + 5.0 * len(patches) * expected  # five tokens of text
+    torch.testing.assert_close(found.loss.double(), whole / (5 + len(patches)), rtol=1e-5, atol=0)
 
 
 def test_velocity_takes_noise_to_features() -> None:
@@ -175,12 +174,64 @@ def test_grammar_draws_no_features() -> None:
     assert PATCH not in found
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("objective", ["diffusion", "regression"])
+def test_accumulated_losses_are_the_loss_of_all(objective: str) -> None:
+    """Rows with other shares of patches, each in a forward of its own, with Trainer's count of all labels."""
+    net = model(objective)
+    ids = torch.tensor([[5, 1, PATCH, PATCH, PATCH, PATCH, 2, 7], [5, 6, 7, 1, PATCH, 2, 3, 4]])
+    features, noise = (torch.randn(2, 8, SIZE, dtype=torch.float64) for _ in range(2))
+    level = torch.full((2, 8), 0.4, dtype=torch.float64)
+    kwargs = {"features": features, "noise": noise, "noise_level": level}
+    whole = net(ids, labels=ids, **kwargs).loss
+    count = int((ids[:, 1:] != -100).sum())
+    parts = []
+    for i in range(2):
+        own = {name: value[i : i + 1] for name, value in kwargs.items()}
+        parts.append(net(ids[i : i + 1], labels=ids[i : i + 1], num_items_in_batch=count, **own).loss)
+    torch.testing.assert_close(sum(parts), whole, rtol=1e-5, atol=0)
+
+
+@torch.no_grad()
+def test_features_that_nobody_reads_change_nothing() -> None:
+    net, (ids, features) = model(), row()
+    level, noise = torch.full((1, 12), 0.3).double(), torch.randn(1, 12, SIZE).double()
+    expected = net(ids, features=features, labels=ids, noise_level=level, noise=noise)
+    wild = features.masked_fill((ids != PATCH)[..., None], torch.nan)
+    found = net(ids, features=wild, labels=ids, noise_level=level, noise=noise)
+    assert torch.equal(found.loss, expected.loss)
+    assert torch.equal(found.logits, expected.logits)
+
+
+def test_a_batch_without_features_gives_them_zero_gradients() -> None:
+    net, ids = model().train(), tokens(2, 6, vocabulary=TEXT)
+    net(ids, labels=ids).loss.backward()
+    for name, parameter in net.model.features.named_parameters():
+        assert parameter.grad is not None, name
+        assert (parameter.grad == 0).all(), name
+
+
+@torch.no_grad()
+def test_generation_without_a_cache_reads_the_same_features() -> None:
+    net, (ids, features) = model("regression"), row()
+    options = {"features": features, "max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    expected = net.generate(ids, **options)
+    assert torch.equal(net.generate(ids, use_cache=False, **options), expected)
+    blank = net.generate(ids, **options | {"features": torch.zeros_like(features)})
+    assert not torch.equal(net(expected[:, :12]).logits, net(expected[:, :12], features=features).logits)
+    assert blank.shape == expected.shape
+
+
 def test_refuses_features() -> None:
     net, (ids, features) = model(), row()
     with pytest.raises(ValueError, match=r"features: expected shape \(1, 12, 'F >= 3'\), found \(1, 12, 2\)"):
         net(ids, features=features[..., :2])
     with pytest.raises(ValueError, match="noise_level: expected shape"):
         net(ids, features=features, noise_level=torch.zeros(1, 3))
+    with pytest.raises(ValueError, match=r"noise: expected shape \(1, 12, 3\), found \(1, 12, 2\)"):
+        net(ids, features=features, labels=ids, noise=features[..., :2])
+    with pytest.raises(ValueError, match="attention_mask: expected prompts padded on the left"):
+        sample_features(net, ids[:, :2], "image", 2, attention_mask=torch.tensor([[1, 0]]))
     with pytest.raises(ValueError, match="name: expected one of"):
         sample_features(net, tokens(1, 3, vocabulary=TEXT), "text", 2)
     with pytest.raises(ValueError, match="count: expected a positive integer, found 0"):

@@ -215,6 +215,33 @@ def test_saved_and_loaded_and_auto(tmp_path: Any) -> None:
     torch.testing.assert_close(loaded(tokens()).logits, model(tokens()).logits, rtol=0, atol=1e-6)
 
 
+def test_from_dense_keeps_what_each_option_changes() -> None:
+    torch.manual_seed(0)
+    tied = MixerForCausalLM(MixerConfig(vocab_size=30, hidden_size=16, **STACKS["hybrid"])).eval()
+    ids, modalities = tokens(vocabulary=30), {"text": {"vocab_size": 30}, "image": {"vocab_size": 4}}
+    for options in ({}, {"tie_word_embeddings": False}):
+        untied = MixtureOfTransformersForCausalLM.from_dense(tied, modalities, **options)
+        torch.testing.assert_close(untied(ids).logits[..., :30], tied(ids).logits, rtol=0, atol=1e-5)
+    half = MixerForCausalLM(MixerConfig(vocab_size=30, hidden_size=16, **STACKS["mamba2"])).eval().to(torch.bfloat16)
+    for parameter in (p for n, p in half.named_parameters() if n.endswith(("A_log", "dt_bias"))):
+        parameter.data = parameter.data.float() + 1e-4
+    kept = dict(MixtureOfTransformersForCausalLM.from_dense(half, modalities).named_parameters())
+    for name, parameter in half.named_parameters():
+        assert kept[name].dtype == parameter.dtype, name
+        if name.endswith("A_log"):
+            assert torch.equal(kept[name], parameter)
+    dense = build(untied=False)
+    with pytest.raises(ValueError, match="modalities that begin with its own"):
+        MixtureOfTransformersForCausalLM.from_dense(dense, DISCRETE | {"text": {"vocab_size": TEXT + 5}})
+
+
+def test_refuses_to_resize() -> None:
+    model = build()
+    with pytest.raises(ValueError, match="resize_token_embeddings: expected the vocabulary of the configuration"):
+        model.resize_token_embeddings(64)
+    assert model.resize_token_embeddings().num_embeddings == 44
+
+
 def test_starts_with_modalities_apart_and_norms_at_one() -> None:
     torch.manual_seed(0)
     model = MixtureOfTransformersForCausalLM(settings(**STACKS["hybrid"]))
@@ -245,6 +272,8 @@ def test_compiles_whole() -> None:
         ({"modalities": {"a": {"input_size": 2}}}, "objective: expected one of"),
         ({"modalities": {"a": {"vocab_size": 2, "objective": "diffusion"}}}, "expected none for discrete tokens"),
         ({"modalities": {"a": {"vocab_size": 2, "begin": 2}}}, "begin: expected an id below 2, found 2"),
+        ({"modalities": {"a": {"vocab_size": 2, "begin": "x"}}}, "begin: expected an id below 2, found 'x'"),
+        ({"modalities": {"a": {"vocab_size": 2, "end": 1}}}, "end: expected a token of another modality, found 1"),
         ({"untied": 3}, "untied: expected True or False, found 3"),
         ({"vocab_size": 7}, "vocab_size: expected 44, the sum over modalities, found 7"),
         ({"norm_placement": "post"}, "norm_placement: expected one of"),
@@ -260,7 +289,7 @@ def test_refuses_inputs() -> None:
     model = build()
     with pytest.raises(ValueError, match="modality_ids: expected them with inputs_embeds, found None"):
         model(inputs_embeds=torch.zeros(1, 2, 16, dtype=torch.float64))
-    with pytest.raises(ValueError, match="modality_ids: expected 0 to vocab_size - 1 = 2, found 0 to 3"):
+    with pytest.raises(ValueError, match="modality_ids: expected 0 to 2, found 0 to 3"):
         model(inputs_embeds=torch.zeros(1, 2, 16, dtype=torch.float64), modality_ids=torch.tensor([[0, 3]]))
     with pytest.raises(ValueError, match="input_ids: expected 0 to vocab_size - 1 = 43, found 0 to 44"):
         model(torch.tensor([[0, 44]]))

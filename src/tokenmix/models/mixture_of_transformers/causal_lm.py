@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
@@ -142,6 +143,8 @@ class MixtureOfTransformersForCausalLM(MixtureOfTransformersPreTrainedModel, Mix
         cache = take_cache(cache, past_key_values)
         layout = call_layout(None, shape, attention_mask, position_ids, segment_ids, cache)
         layout = self.model.with_modality(layout, input_ids, modality_ids)
+        if features is not None:
+            self.model.check_features(*shape, features, noise_level, noise)
         given = None if features is None else Features(features, noise_level, noise)
         if given is not None and labels is not None:
             given = with_noise(self.config, given, layout)
@@ -162,6 +165,8 @@ class MixtureOfTransformersForCausalLM(MixtureOfTransformersPreTrainedModel, Mix
         losses = counts = loss = None
         if labels is not None:
             loss, losses, counts = modality_losses(self.config, logits, predictions, labels, given, layout, kwargs)
+            if given is None:  # parameters that read and predict features get gradients of 0, and not none
+                loss = loss + sum(p.sum() * 0 for p in self.model.features.parameters())
         return MixtureOfTransformersOutput(
             loss=loss,
             logits=logits,
@@ -177,11 +182,31 @@ class MixtureOfTransformersForCausalLM(MixtureOfTransformersPreTrainedModel, Mix
         return super().read_last(input_ids, self.model.with_modality(layout, input_ids), state)
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Features and modalities of the prompt are read once, with it."""
+        """Features and modalities of the columns that are read; generated tokens have none of their own."""
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)
         tokens = inputs.get("input_ids")
+        if tokens is None:
+            return inputs
+        cache = take_cache(inputs.get("cache"), inputs.get("past_key_values"))
+        first = 0 if cache is None else int(cache.get_seq_length())
         for name in ("features", "modality_ids", "noise_level"):
             given = inputs.get(name)
-            if given is not None and tokens is not None and given.shape[1] != tokens.shape[1]:
-                inputs[name] = None
+            if given is None:
+                continue
+            found = given[:, first : first + tokens.shape[1]]
+            missing = tokens.shape[1] - found.shape[1]  # tokens that were generated
+            if missing and name == "modality_ids":
+                found = torch.cat([found, self.config.modality_of(tokens[:, -missing:])], dim=1)
+            elif missing:
+                found = torch.cat([found, found.new_zeros(len(found), missing, *found.shape[2:])], dim=1)
+            inputs[name] = found
         return inputs
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: ids say the modality, so that a vocabulary grows in the configuration."""
+        if not args and not kwargs:
+            return self.get_input_embeddings()
+        raise ValueError(
+            "resize_token_embeddings: expected the vocabulary of the configuration, whose ids tell the modality; for "
+            "another, build a model with other `modalities`"
+        )

@@ -35,7 +35,8 @@ class MixtureOfTransformersConfig(MixerConfig):
         untied: norms, feed-forwards and the projections of mixers have parameters for each modality; False is the
             dense model with the same embeddings and heads.
         norm_placement: "post_branch" as published, or "pre".
-        feature_loss_weight: factor of the loss of continuous modalities (5 in Transfusion).
+        feature_loss_weight: factor of the squared error of a continuous token against the nats of a discrete one (5 in
+            Transfusion, between the means of both).
         intermediate_size: default 2/3 * 4 * hidden_size, rounded up to a multiple of 256, as published.
         vocab_size: the sum over modalities, and nothing else.
         kwargs: the fields of `tokenmix.models.MixerConfig`. In "attention" layers the tokens of a modality with
@@ -76,8 +77,11 @@ class MixtureOfTransformersConfig(MixerConfig):
         self.vocab_size = total
         for name, spec in self.specs.items():
             for key in ("begin", "end"):
-                if spec.get(key) is not None and not 0 <= spec[key] < total:
-                    raise ValueError(f"modalities: {name}: {key}: expected an id below {total}, found {spec[key]}")
+                value = spec.get(key)
+                if value is not None and (type(value) is not int or not 0 <= value < total):
+                    raise ValueError(f"modalities: {name}: {key}: expected an id below {total}, found {value!r}")
+                if value is not None and value in self.token_range(name):
+                    raise ValueError(f"modalities: {name}: {key}: expected a token of another modality, found {value}")
         if self.intermediate_size is None and self.feed_forward is not None:
             self.intermediate_size = -(-int(8 * self.hidden_size / 3) // 256) * 256
         if self.feature_loss_weight < 0:

@@ -58,8 +58,13 @@ def from_dense(
     if described["intermediate_size"] is None:
         described["intermediate_size"] = _inner_width(dense)
     if isinstance(config, MixtureOfTransformersConfig):
-        if config.untied or list(modalities)[: len(config.modalities)] != config.names:
-            raise ValueError(f"model: expected untied=False and modalities that begin with {config.names}")
+        shapes = {name: (spec.get("vocab_size"), spec.get("input_size")) for name, spec in modalities.items()}
+        mine = {name: (spec.get("vocab_size"), spec.get("input_size")) for name, spec in config.specs.items()}
+        if config.untied or list(shapes.items())[: len(mine)] != list(mine.items()):
+            raise ValueError(
+                f"model: expected untied=False and modalities that begin with its own, {config.modalities}, found "
+                f"untied={config.untied} and {modalities}"
+            )
         described |= {"norm_placement": config.norm_placement, "feature_loss_weight": config.feature_loss_weight}
     elif next(iter(modalities.values()), {}).get("vocab_size") != config.vocab_size:
         raise ValueError(
@@ -69,9 +74,13 @@ def from_dense(
     ours = MixtureOfTransformersForCausalLM(
         MixtureOfTransformersConfig(**{**described, "modalities": modalities, **options})
     )
-    torch.nn.Module.to(ours, device=dense.device, dtype=dense.dtype)
-    own = dict(ours.named_parameters()) | dict(ours.named_buffers())
-    for name, value in [*dense.named_parameters(), *dense.named_buffers()]:
+    torch.nn.Module.to(ours, device=dense.device)
+    source = dense.state_dict()
+    for name, parameter in ours.named_parameters():
+        parameter.data = parameter.data.to(source[name].dtype if name in source else dense.dtype)
+    ours.tie_weights()
+    own = ours.state_dict()
+    for name, value in source.items():
         _copy(name, own, value)
     ours.generation_config = copy.deepcopy(dense.generation_config)
     return ours.train(model.training)

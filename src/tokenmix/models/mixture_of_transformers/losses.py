@@ -12,6 +12,7 @@ from tokenmix.layout import Layout
 from tokenmix.models.labels import IGNORED, counted, predictable
 from tokenmix.models.mixture_of_transformers.config import MixtureOfTransformersConfig
 from tokenmix.models.mixture_of_transformers.features import add_noise, velocity
+from tokenmix.routed.base import token_modality
 
 
 class Features(NamedTuple):
@@ -69,23 +70,26 @@ def modality_losses(
         others: keywords of the forward, of which `num_items_in_batch` is read.
 
     Returns:
-        The loss, (n,) mean losses without gradients, and (n,) numbers of labels.
+        The loss: the mean over all labels of nats, or of weighted squared errors; (n,) mean losses without gradients;
+        and (n,) numbers of labels.
     """
     known = predictable(labels, layout)
-    kept = known.masked_fill(_is(config, layout), IGNORED)
-    sums, counts = _token_losses(logits, kept, layout, len(config.modalities))
-    items: Any = counted(others, labels, kept).get("num_items_in_batch")
-    loss = sums.sum() / (counts.sum().clamp(min=1) if items is None else items)
+    discrete = known.masked_fill(_is(config, layout), IGNORED)
+    sums, counts = _token_losses(logits, discrete, layout, len(config.modalities))
+    total, kept = sums.sum(), discrete
     means = sums.detach() / counts.clamp(min=1)
-    if given is None:
-        return loss, means, counts
     for name, number in config.continuous().items():
         spec = config.specs[name]
+        if given is None:
+            continue
         wanted = labels if spec["objective"] == "diffusion" else known
-        error, count = _feature_loss(spec, number, predictions[name], wanted, given, layout)
-        means[number], counts[number] = error.detach(), count
-        loss = loss + config.feature_loss_weight * error
-    return loss, means, counts
+        errors, here = _feature_errors(spec, number, predictions[name], wanted, given, layout)
+        count = here.sum()
+        means[number], counts[number] = errors.sum().detach() / count.clamp(min=1), count
+        total = total + config.feature_loss_weight * errors.sum()
+        kept = torch.where(here, labels, kept)
+    items: Any = counted(others, labels, kept).get("num_items_in_batch")
+    return total / (counts.sum().clamp(min=1) if items is None else items), means, counts
 
 
 def _is(config: MixtureOfTransformersConfig, layout: Layout, objective: str | None = None) -> Tensor:
@@ -108,19 +112,20 @@ def _token_losses(logits: Tensor, kept: Tensor, layout: Layout, modalities: int)
     )
 
 
-def _feature_loss(
+def _feature_errors(
     spec: dict[str, Any], number: int, predicted: Tensor, labels: Tensor, given: Features, layout: Layout
 ) -> tuple[Tensor, Tensor]:
-    """Mean squared error of one modality's features, and how many tokens have a term."""
-    target, found = given.clean[..., : spec["input_size"]].float(), predicted.float()
-    here: Any = (layout.modality == number) & (labels != IGNORED)
+    """(B, L) squared errors of one modality's features, 0 where there is no term, and which tokens have one."""
+    own = token_modality(layout) == number
+    here = own & (labels != IGNORED)
+    clean = given.clean[..., : spec["input_size"]].float().masked_fill(~own[..., None], 0)
+    found = predicted.float()
     if spec["objective"] == "diffusion":
         if given.noise is None or given.level is None:
             raise ValueError("noise_level: expected one where features are learned, found None")
         if layout.mask is not None:
             here = here & layout.mask
-        target = velocity(target, given.noise[..., : spec["input_size"]].float(), given.level)
+        target = velocity(clean, given.noise[..., : spec["input_size"]].float(), given.level)
     else:
-        target, found, here = target[:, 1:], found[:, :-1], here[:, 1:]
-    count = here.sum()
-    return ((found - target).square().mean(-1) * here).sum() / count.clamp(min=1), count
+        target, found = clean, F.pad(found[:, :-1], (0, 0, 1, 0))  # each token's from the one before it
+    return torch.where(here, (found - target).square().mean(-1), 0.0), here

@@ -14,7 +14,7 @@ from transformers.utils.generic import can_return_tuple
 
 from tokenmix.layout import Layout
 from tokenmix.models.cache import take_cache
-from tokenmix.models.inputs import call_layout, check_token_shape, check_tokens, input_shape, refuse_misspelt
+from tokenmix.models.inputs import call_layout, can_look, check_token_shape, check_tokens, input_shape, refuse_misspelt
 from tokenmix.models.mixture_of_transformers.base import MixtureOfTransformersPreTrainedModel
 from tokenmix.models.mixture_of_transformers.config import MixtureOfTransformersConfig
 from tokenmix.models.mixture_of_transformers.features import FeatureModality
@@ -123,7 +123,10 @@ class MixtureOfTransformersModel(MixtureOfTransformersPreTrainedModel, MixerMode
                 raise ValueError("modality_ids: expected them with inputs_embeds, found None")
             return dataclasses.replace(layout, modality=self.config.modality_of(input_ids))
         check_token_shape("modality_ids", modality_ids)
-        check_tokens("modality_ids", modality_ids, len(self.config.modalities))
+        if can_look(modality_ids):
+            low, high = (int(x) for x in modality_ids.aminmax())
+            if low < 0 or high >= len(self.config.specs):
+                raise ValueError(f"modality_ids: expected 0 to {len(self.config.specs) - 1}, found {low} to {high}")
         return dataclasses.replace(layout, modality=modality_ids)
 
     def read_features(
@@ -132,18 +135,11 @@ class MixtureOfTransformersModel(MixtureOfTransformersPreTrainedModel, MixerMode
         """(B, L, d) embeddings, with the features of continuous tokens added.
 
         Raises:
-            ValueError: features of another shape or not finite, or given to a model that reads none.
+            ValueError: features of another shape, or given to a model that reads none.
         """
-        sizes = [self.config.specs[name]["input_size"] for name in self.features]
         if features is None:
             return x
-        if not sizes:
-            raise ValueError("features: expected none, as no modality of the configuration is continuous, found some")
-        if features.dim() != 3 or features.shape[:2] != x.shape[:2] or features.shape[2] < max(sizes):
-            expected = (*x.shape[:2], f"F >= {max(sizes)}")
-            raise ValueError(f"features: expected shape {expected}, found {tuple(features.shape)}")
-        if noise_level is not None and noise_level.shape != x.shape[:2]:
-            raise ValueError(f"noise_level: expected shape {tuple(x.shape[:2])}, found {tuple(noise_level.shape)}")
+        self.check_features(x.shape[0], x.shape[1], features, noise_level)
         if noise_level is None:
             noise_level = torch.zeros(x.shape[:2], device=x.device)
         for name, number in self.config.continuous().items():
@@ -151,3 +147,24 @@ class MixtureOfTransformersModel(MixtureOfTransformersPreTrainedModel, MixerMode
             module: Any = self.features[name]
             x = x + module.read(features.masked_fill(~here, 0), noise_level) * here
         return x
+
+    def check_features(
+        self, rows: int, length: int, features: Tensor, noise_level: Tensor | None, noise: Tensor | None = None
+    ) -> None:
+        """Refuse features, levels or noise that do not fit (rows, length) tokens.
+
+        Raises:
+            ValueError: another shape, or features for a model that reads none.
+        """
+        sizes = [self.config.specs[name]["input_size"] for name in self.features]
+        if not sizes:
+            raise ValueError("features: expected none, as no modality of the configuration is continuous, found some")
+        if features.dim() != 3 or features.shape[:2] != (rows, length) or features.shape[2] < max(sizes):
+            expected = (rows, length, f"F >= {max(sizes)}")
+            raise ValueError(f"features: expected shape {expected}, found {tuple(features.shape)}")
+        for name, value, shape in (
+            ("noise_level", noise_level, (rows, length)),
+            ("noise", noise, tuple(features.shape)),
+        ):
+            if value is not None and tuple(value.shape) != shape:
+                raise ValueError(f"{name}: expected shape {shape}, found {tuple(value.shape)}")

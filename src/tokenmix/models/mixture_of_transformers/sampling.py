@@ -25,6 +25,7 @@ def sample_features(
     count: int,
     *,
     attention_mask: Tensor | None = None,
+    features: Tensor | None = None,
     steps: int = 32,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -39,6 +40,7 @@ def sample_features(
         name: of the modality.
         count: tokens of the span.
         attention_mask: (B, L), 1 for real tokens; prompts are padded on the left.
+        features: (B, L, F) of continuous tokens in the prompts.
         steps: calls that denoise.
         generator: of the noise.
 
@@ -46,7 +48,7 @@ def sample_features(
         (B, count, F).
 
     Raises:
-        ValueError: a modality that is not continuous, or numbers below 1.
+        ValueError: a modality that is not continuous, numbers below 1, or prompts that end in padding.
 
     Example:
         >>> from tokenmix.models import MixtureOfTransformersConfig, MixtureOfTransformersForCausalLM
@@ -60,12 +62,15 @@ def sample_features(
         raise ValueError(f"name: expected one of {list(config.continuous())}, found {name!r}")
     check_positive("count", count)
     check_positive("steps", steps)
+    if attention_mask is not None and not bool(attention_mask[:, -1].all()):
+        raise ValueError("attention_mask: expected prompts padded on the left, found padding at the end of one")
     cache = MixerCache(reserve=input_ids.shape[1] + count)
-    read = model(input_ids, attention_mask=attention_mask, use_cache=True, logits_to_keep=1, **{CACHE_ARGUMENT: cache})
+    kept = {"features": features, "logits_to_keep": 1, CACHE_ARGUMENT: cache}
+    read = model(input_ids, attention_mask=attention_mask, use_cache=True, **kept)
     token = torch.full((len(input_ids), count), config.first_token(name), device=input_ids.device)
     if name in config.continuous("diffusion"):
         size = (*token.shape, config.specs[name]["input_size"])
-        x = torch.randn(size, generator=generator, device=token.device, dtype=model.dtype)
+        x = torch.randn(size, generator=generator, device=token.device)  # float32, whatever the model is
         return _denoise(model, token, name, x, cache, steps)
     first = read.predictions[name][:, -1:]
     return _predict(model, token, name, first, cache)
@@ -76,14 +81,20 @@ def _denoise(model: Any, token: Tensor, name: str, x: Tensor, cache: MixerCache,
     for here, there in itertools.pairwise(levels):
         level, target = here.expand(token.shape), there.expand(token.shape)
         memory = copy.deepcopy(cache)  # the span is read anew in each step
-        read = model(token, features=x, noise_level=level, use_cache=True, **{CACHE_ARGUMENT: memory})
-        x = step_towards(x, read.predictions[name], level, target)
+        read = model(token, features=_widen(model, x), noise_level=level, use_cache=True, **{CACHE_ARGUMENT: memory})
+        x = step_towards(x, read.predictions[name].float(), level, target)
     return x
 
 
 def _predict(model: Any, token: Tensor, name: str, first: Tensor, cache: MixerCache) -> Tensor:
     found = [first]
     while len(found) < token.shape[1]:
-        read = model(token[:, :1], features=found[-1], use_cache=True, **{CACHE_ARGUMENT: cache})
+        read = model(token[:, :1], features=_widen(model, found[-1]), use_cache=True, **{CACHE_ARGUMENT: cache})
         found.append(read.predictions[name])
     return torch.cat(found, dim=1)
+
+
+def _widen(model: Any, features: Tensor) -> Tensor:
+    """Features with zeros behind them, up to the widest modality of the model."""
+    widest = max(model.config.specs[name]["input_size"] for name in model.config.continuous())
+    return torch.nn.functional.pad(features, (0, widest - features.shape[-1]))

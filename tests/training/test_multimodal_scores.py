@@ -67,12 +67,18 @@ def test_shares_of_the_dense_models_cost(tmp_path: Any) -> None:
 def test_frequencies_equal_counting() -> None:
     tokens = pairs()
     train, test = torch.arange(8), torch.arange(8, 12)
-    found = unigram_losses(tokens, train, test)
-    assert set(found) == {"text", "image"}
-    codes = tokens.images
-    counts = torch.bincount(codes[train].flatten(), minlength=4) + 1.0
-    expected = -(counts / counts.sum()).log()[codes[test].flatten()].mean()
-    assert found["image"] == pytest.approx(float(expected))
+    spoken = PairTokens(tokens.captions, tokens.images, 4, [torch.tensor([i % 5]) for i in range(12)], 200)
+    for given, names in ((tokens, ["text", "image"]), (spoken, ["text", "image", "speech"])):
+        found = unigram_losses(given, train, test)
+        assert list(found) == names
+        counts = torch.bincount(tokens.images[train].flatten(), minlength=4) + 1.0
+        expected = -(counts / counts.sum()).log()[tokens.images[test].flatten()].mean()
+        assert found["image"] == pytest.approx(float(expected))
+        rows = [given.row(i, names)[1:] for i in range(12)]
+        seen, asked = (torch.cat(part) for part in (rows[:8], rows[8:]))
+        counts = torch.bincount(seen[seen < TEXT_TOKENS], minlength=TEXT_TOKENS) + 1.0
+        expected = -(counts / counts.sum()).log()[asked[asked < TEXT_TOKENS]].mean()
+        assert found["text"] == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_losses_by_modality_do_not_depend_on_batches() -> None:

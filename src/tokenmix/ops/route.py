@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenmix.ops.common import check_positive
+from tokenmix.ops.common import again, check_positive
 
 ALIGNMENT = 16  # bytes that a row of a grouped product's operands must be a multiple of
 
@@ -143,14 +143,43 @@ def routed_linear(x: Tensor, weight: Tensor, bias: Tensor | None, route: Route) 
     elif torch.compiler.is_compiling():
         y = _routed_matmul(x, weight, route.ends)
     else:
-        return _slices(x, weight, bias, route.sizes)
+        y = _Slices.apply(x, weight, route.sizes)
     return y if bias is None else y + bias[route.ids]
 
 
-def _slices(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: list[int]) -> Tensor:
-    biases = [None] * len(sizes) if bias is None else bias.unbind()
-    parts = zip(x.split(sizes), weight.unbind(), biases, strict=True)
-    return torch.cat([F.linear(*part) for part in parts])
+class _Slices(torch.autograd.Function):
+    """A product a slice, each written where it belongs: nothing is joined, forward or backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, sizes: list[int]) -> Tensor:
+        """(T, in), (n, out, in) -> (T, out)."""
+        ctx.save_for_backward(x, weight)
+        ctx.sizes = sizes
+        y = x.new_empty(x.shape[0], weight.shape[1])
+        for part, w, out in zip(x.split(sizes), weight.unbind(), y.split(sizes), strict=True):
+            torch.mm(part, w.t(), out=out)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """The gradients of x and of the weights; by way of plain products where they are differentiated again."""
+        (x, weight), sizes, needed = ctx.saved_tensors, ctx.sizes, ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled():
+            dx, dw = again(lambda x, w: _joined(x, w, sizes), (x, weight), needed, grads)
+            return dx, dw, None
+        grad = grads[0].contiguous()
+        dx = torch.empty_like(x) if needed[0] else None
+        dw = torch.empty_like(weight) if needed[1] else None
+        for m, (part, g) in enumerate(zip(x.split(sizes), grad.split(sizes), strict=True)):
+            if dx is not None:
+                torch.mm(g, weight[m], out=dx.split(sizes)[m])
+            if dw is not None:
+                torch.mm(g.t(), part, out=dw[m])
+        return dx, dw, None
+
+
+def _joined(x: Tensor, weight: Tensor, sizes: list[int]) -> Tensor:
+    return torch.cat([F.linear(part, w) for part, w in zip(x.split(sizes), weight.unbind(), strict=True)])
 
 
 def _grouped(x: Tensor, weight: Tensor) -> bool:

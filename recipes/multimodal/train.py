@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import set_seed
 
 from tokenmix.data.modality_rows import ModalityRows, PairTokens, collate_modalities
-from tokenmix.data.pairs import PairData, pixels
+from tokenmix.data.pairs import pixels
 from tokenmix.models import MixtureOfTransformersConfig, MixtureOfTransformersForCausalLM
 from tokenmix.retrieval import recall
 from tokenmix.training import RunResult, TrainingConfig, claim_folder, make_console, parse_config, train_or_resume
@@ -79,21 +79,22 @@ def build_training(config: Config) -> TrainingConfig:
 def picture_scores(pairs: PreparedPairs, ids: list[int], pictures: Tensor) -> dict[str, float]:
     """Mean squared difference to the true pictures, and how often the true one is the nearest of all that are drawn."""
     true = pixels(pairs.data.images[ids])
-    away = torch.cdist(pictures.flatten(1), true.flatten(1))
-    return {"picture_error": float((pictures - true).square().mean()), **picture_recall(away, pairs.data, ids)}
+    near = -torch.cdist(pictures.flatten(1), true.flatten(1))
+    same = pairs.data.image_ids[ids][:, None] == pairs.data.image_ids[ids]  # twins are right
+    match = recall(near, (1,), same)["R@1"]
+    return {"picture_error": float((pictures - true).square().mean()), "picture_match": match}
 
 
-def picture_recall(away: Tensor, data: PairData, ids: list[int]) -> dict[str, float]:
-    """Recall at 1 of the true picture among those of some pairs, twins of it counted as right."""
-    same = data.image_ids[ids][:, None] == data.image_ids[ids]
-    return {"picture_match": recall(-away, (1,), same)["R@1"]}
+def drawn_pairs(count: int, pairs: PreparedPairs) -> list[int]:
+    """So many test pairs, evenly spread."""
+    return pairs.data.test[:: max(1, len(pairs.data.test) // max(1, count))][:count].tolist()
 
 
 def compute_metrics(config: Config, model: Any, pairs: PreparedPairs) -> dict[str, float]:
     """Test losses of each modality, and what is generated for test pairs."""
     test = ModalityRows(pairs.tokens, pairs.data.test, config.training.seed)
     found = {f"{name}_loss": loss for name, loss in losses_by_modality(model, test).items()}
-    ids = pairs.data.test[: config.drawn].tolist()
+    ids = drawn_pairs(config.drawn, pairs)
     if ids:
         found |= picture_scores(pairs, ids, pairs.pictures(draw_pictures(model, pairs.tokens, ids)))
         words = zip(first_words(model, pairs.tokens, ids), ids, strict=True)
@@ -103,7 +104,7 @@ def compute_metrics(config: Config, model: Any, pairs: PreparedPairs) -> dict[st
 
 def compute_baselines(config: Config, pairs: PreparedPairs) -> dict[str, Mapping[str, float]]:
     """Trivial models, and the picture of the nearest caption."""
-    data, ids = pairs.data, pairs.data.test[: config.drawn].tolist()
+    data, ids = pairs.data, drawn_pairs(config.drawn, pairs)
     unigram = {f"{k}_loss": v for k, v in unigram_losses(pairs.tokens, pairs.train, data.test).items()}
     if not ids:
         return {"frequencies": unigram}
@@ -129,8 +130,7 @@ def train_model(config: Config, name: str, pairs: PreparedPairs) -> RunResult:
     model = build_model(config, name, pairs.tokens)
     train, val = (ModalityRows(pairs.tokens, ids, training.seed) for ids in (pairs.train, pairs.data.val))
     batch = collate_modalities([train[i % len(train)] for i in range(2)])  # what a token costs
-    if PartialState().is_main_process:
-        print(f"training {name} into {folder}", flush=True)
+    print(f"training {name} into {folder}", flush=True)
     flops = flops_per_token(model, batch)
     run = train_or_resume(
         model,
@@ -154,7 +154,7 @@ def train_model(config: Config, name: str, pairs: PreparedPairs) -> RunResult:
 
 def draw(config: Config, pairs: PreparedPairs, columns: int = 12) -> None:
     """Generated pictures beside true ones, for the same captions."""
-    ids = pairs.data.test[:: max(1, len(pairs.data.test) // columns)][:columns].tolist()
+    ids = drawn_pairs(columns, pairs)
     rows = {"true": pixels(pairs.data.images[ids]), "encoded": pairs.pictures(pairs.tokens.images[ids])}
     for name in config.models:
         model = MixtureOfTransformersForCausalLM.from_pretrained(Path(config.output) / name / "model")
@@ -169,9 +169,8 @@ def check_config(config: Config) -> None:
     size, patch = config.data.size, config.data.patch_size
     if size % patch:
         raise ValueError(f"patch_size: expected a divisor of size={size}, found {patch}")
-    shape = (1, (size // patch) ** 2)
-    patches = torch.zeros(*shape, patch**2)
-    images = patches if config.data.pictures == "patches" else torch.zeros(shape, dtype=torch.int64)
+    count = (size // patch) ** 2
+    images = torch.zeros(1, count, patch**2) if config.data.pictures == "patches" else torch.zeros(1, count).long()
     for name in config.models:
         with torch.device("meta"):
             build_model(config, name, PairTokens([""], images, config.data.codes))

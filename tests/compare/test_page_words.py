@@ -13,6 +13,7 @@ import pytest
 from report_cases import STACKS, make_results
 from rich.console import Console
 
+from tokenmix.compare import page_sections
 from tokenmix.compare.page import write_page
 from tokenmix.compare.plots import make_plots
 from tokenmix.compare.report import print_tables
@@ -30,6 +31,12 @@ def results(made: dict[str, Any]) -> dict[str, Any]:
     for key in ("runs", "summary"):
         found[key] = [row for row in found[key] if row["task"] == "recall"]
     return found | {"tasks": {"recall": found["tasks"]["recall"]}}
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of a page's time, and is no word of it."""
+    monkeypatch.setattr(page_sections, "_picture", lambda plot, panel, caption=True: f"<p>{plot.panels[panel][0]}</p>")
 
 
 def page(results: dict[str, Any], folder: Path) -> str:

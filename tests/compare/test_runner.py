@@ -22,10 +22,9 @@ from tokenmix.training import parse_config
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """An uninterrupted comparison."""
-    folder = tmp_path_factory.mktemp("whole")
-    return run_comparison(load(tiny(folder / "out"), folder), command="tokenmix compare x.yaml", console=QUIET)
+def whole(compared):
+    """The results of an uninterrupted comparison."""
+    return compared[1]
 
 
 def test_results_say_what_was_run(whole):

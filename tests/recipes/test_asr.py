@@ -36,7 +36,7 @@ tasks:
   more: {start_from: first, training: {steps: 3}}
 model: {hidden_size: 32, num_hidden_layers: 1, sampling_rate: 8000, num_mel_bins: 20, normalise: utterance}
 data: {name: fsdd}
-training: {steps: 4, batch_size: 4, learning_rate: 2.0e-3, warmup_steps: 2, log_steps: 2, save_steps: 50,
+training: {steps: 2, batch_size: 4, learning_rate: 2.0e-3, warmup_steps: 2, log_steps: 2, save_steps: 50,
            trainer: {eval_strategy: steps, eval_steps: 2, disable_tqdm: true}}
 """
 
@@ -135,6 +135,7 @@ def test_tasks_one_after_the_other_are_tasks_at_once(recipe: ModuleType, tiny: l
 def test_a_model_does_not_depend_on_those_before_it(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
     """In one process models share the data: the second one's normaliser hears the speeds of the first epoch again."""
     long = [*tiny, "--only", "[first]", "--training.steps", "31", "--model.normalise", "global"]
+    long += ["--training.trainer.eval_steps", "16"]
     recipe.main(long)
     recipe.main([*long, "--models", "{attention: {pattern: a}}", "--output", str(tmp_path / "alone")])
     ours, theirs = (_weights(tmp_path / run / "attention" / "first") for run in ("run", "alone"))

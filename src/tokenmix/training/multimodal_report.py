@@ -131,14 +131,14 @@ def plot_pictures(path: Path, captions: Sequence[str], rows: Mapping[str, Tensor
 
     figure = Figure(figsize=(1.25 * len(captions) + 0.8, 1.3 * len(rows) + 0.6), layout="constrained")
     axes = figure.subplots(len(rows), len(captions), squeeze=False)
-    for line, (heading, pictures) in zip(axes, rows.items(), strict=True):
+    for row, (line, (heading, pictures)) in enumerate(zip(axes, rows.items(), strict=True)):
         for place, (panel, picture) in enumerate(zip(line, pictures, strict=True)):
             shown: Any = picture.permute(1, 2, 0) if len(picture) == 3 else picture[0]
             panel.imshow(shown.numpy(), cmap="gray", vmin=0, vmax=1)
             panel.set(xticks=[], yticks=[])
             if place == 0:
                 panel.set_ylabel(heading, fontsize=8)
-            if line is axes[0]:
+            if row == 0:
                 panel.set_title("\n".join(_lines(captions[place])), fontsize=5)
     figure.savefig(path, dpi=150)
 

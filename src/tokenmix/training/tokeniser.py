@@ -74,6 +74,7 @@ def train_tokeniser(
         batch_size=batch_size,
         learning_rate=learning_rate,
         weight_decay=0.0,
+        log_steps=max(10, steps // 20),
         save_steps=save_steps,
         seed=seed,
         trainer=trainer or {},

@@ -193,7 +193,8 @@ def test_no_lora_target_is_read_as_a_weight(mixer: str) -> None:
     called = set()
     for name in made.lora_targets:
         made.get_submodule(name).register_forward_hook(lambda *_, name=name: called.add(name))
-    layout = Layout(edges=torch.tensor([[0, 1], [1, 2]])) if "edges" in made.needs else None
+    fields = {"edges": torch.tensor([[0, 1], [1, 2]]), "modality": torch.tensor([[0, 1, 1]])}
+    layout = Layout(**{name: fields[name] for name in made.needs})
     made(torch.randn(1, 3, 32), layout)
     assert called == set(made.lora_targets) != set()
 

@@ -36,6 +36,7 @@ def per_token(module: nn.Module, x: Tensor, where: Where) -> Tensor:
         ValueError: a routed module, and None.
 
     Example:
+        >>> import torch
         >>> layout = Layout(modality=torch.tensor([[0, 1]]))
         >>> per_token(nn.Linear(4, 3), torch.zeros(1, 2, 4), layout).shape
         torch.Size([1, 2, 3])
@@ -72,6 +73,7 @@ def route_of(layout: Layout, modalities: int) -> Route:
         ValueError: a layout without `modality`, or with one out of range.
 
     Example:
+        >>> import torch
         >>> layout = Layout(modality=torch.tensor([[0, 1]]))
         >>> route_of(layout, 2) is route_of(layout, 2)
         True

@@ -274,6 +274,16 @@ def test_compiles_whole() -> None:
         ({"modalities": {"a": {"vocab_size": 2, "begin": 2}}}, "begin: expected an id below 2, found 2"),
         ({"modalities": {"a": {"vocab_size": 2, "begin": "x"}}}, "begin: expected an id below 2, found 'x'"),
         ({"modalities": {"a": {"vocab_size": 2, "end": 1}}}, "end: expected a token of another modality, found 1"),
+        (
+            {
+                "modalities": {
+                    "a": {"vocab_size": 2},
+                    "b": {"vocab_size": 1, "begin": 0},
+                    "c": {"vocab_size": 1, "begin": 0},
+                }
+            },
+            "begin: expected a token of its own for each span",
+        ),
         ({"untied": 3}, "untied: expected True or False, found 3"),
         ({"vocab_size": 7}, "vocab_size: expected 44, the sum over modalities, found 7"),
         ({"norm_placement": "post"}, "norm_placement: expected one of"),

@@ -82,6 +82,9 @@ class MixtureOfTransformersConfig(MixerConfig):
                     raise ValueError(f"modalities: {name}: {key}: expected an id below {total}, found {value!r}")
                 if value is not None and value in self.token_range(name):
                     raise ValueError(f"modalities: {name}: {key}: expected a token of another modality, found {value}")
+        begins = [spec["begin"] for spec in self.specs.values() if spec.get("begin") is not None]
+        if len(set(begins)) < len(begins):
+            raise ValueError(f"modalities: begin: expected a token of its own for each span, found {begins}")
         if self.intermediate_size is None and self.feed_forward is not None:
             self.intermediate_size = -(-int(8 * self.hidden_size / 3) // 256) * 256
         if self.feature_loss_weight < 0:

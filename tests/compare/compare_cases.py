@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 import yaml
 from rich.console import Console
 
+from tokenmix.compare import page_sections, report
 from tokenmix.compare.config import CompareConfig
+from tokenmix.compare.runner import run_comparison
 from tokenmix.compare.trial import Trial, run_trial
 from tokenmix.training import parse_config
 
@@ -71,6 +74,21 @@ def load(tree: dict[str, Any], folder: Path) -> CompareConfig:
     """As the command reads it."""
     config, _ = parse_config(CompareConfig, ["--config", str(write(tree, folder / "compare.yaml"))])
     return config
+
+
+@cache
+def compared(base: Path) -> tuple[Path, dict[str, Any]]:
+    """An uninterrupted comparison below pytest's base folder: its folder, to be copied and not changed, and results."""
+    folder = base / "compared"
+    folder.mkdir()
+    results = run_comparison(load(tiny(folder / "out"), folder), command="tokenmix compare x.yaml", console=QUIET)
+    return folder / "out", results
+
+
+def stop_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pictures, which take most of the time of a report and are tested in test_plots and test_page."""
+    monkeypatch.setattr(report, "write_plots", lambda results, folder: [])
+    monkeypatch.setattr(page_sections, "_picture", lambda plot, panel, caption=True: f"<p>{plot.panels[panel][0]}</p>")
 
 
 def quality(results: dict[str, Any]) -> Any:

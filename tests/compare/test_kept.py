@@ -6,7 +6,7 @@ import json
 import shutil
 
 import pytest
-from compare_cases import MIXERS, QUIET, kill_in_the_middle, load, quality, quick, tiny, write
+from compare_cases import MIXERS, QUIET, compared, kill_in_the_middle, load, quality, quick, stop_drawing, tiny, write
 
 from tokenmix.cli import main
 from tokenmix.compare.folder import read_results
@@ -25,10 +25,16 @@ MINE = (
 )
 
 
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    stop_drawing(monkeypatch)
+
+
 @pytest.fixture(scope="module")
-def whole(compared):
+def whole(tmp_path_factory):
     """The folder of an uninterrupted comparison, and its results as they are written."""
-    return compared[0], json.loads(json.dumps(compared[1]))
+    folder, results = compared(tmp_path_factory.getbasetemp())
+    return folder, json.loads(json.dumps(results))
 
 
 @pytest.fixture
@@ -89,7 +95,7 @@ def test_what_has_not_ended_or_differs_is_left_out(whole, copied, capsys):
 
 
 def test_first_seed_is_kept_whole(tmp_path):
-    tree = tiny(tmp_path / "out", protocol={"search": "first seed", "seeds": [0, 1]})
+    tree = tiny(tmp_path / "out", protocol={"search": "first seed", "seeds": [0, 1], "steps": 4})
     first = json.loads(json.dumps(run_comparison(load(tree, tmp_path), console=QUIET)))
     assert len(first["runs"]) == 4 * 3
     assert main(["compare", str(tmp_path / "compare.yaml"), "--task", "parity"]) == 0

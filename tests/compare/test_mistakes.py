@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
-from compare_cases import MIXERS, QUIET, load, quick, tiny, write
+from compare_cases import MIXERS, QUIET, load, quick, stop_drawing, tiny, write
 
 from tokenmix.cli import main
 from tokenmix.compare.folder import check_settings
 from tokenmix.compare.plan import make_plan
 from tokenmix.compare.runner import run_comparison
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    stop_drawing(monkeypatch)
 
 
 def test_other_settings_in_a_runs_folder_are_refused(tmp_path):

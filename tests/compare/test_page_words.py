@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from compare_cases import stop_drawing
 from report_cases import STACKS, make_results
 from rich.console import Console
 
-from tokenmix.compare import page_sections
 from tokenmix.compare.page import write_page
 from tokenmix.compare.plots import make_plots
 from tokenmix.compare.report import print_tables
@@ -35,8 +35,7 @@ def results(made: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes most of a page's time, and is no word of it."""
-    monkeypatch.setattr(page_sections, "_picture", lambda plot, panel, caption=True: f"<p>{plot.panels[panel][0]}</p>")
+    stop_drawing(monkeypatch)
 
 
 def page(results: dict[str, Any], folder: Path) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
-from compare_cases import QUIET, kill_in_the_middle, load, quality, tiny, write
+from compare_cases import QUIET, compared, kill_in_the_middle, load, quality, stop_drawing, tiny, write
 
 from fork_server import read_pipe
 from tokenmix.cli import main
@@ -22,9 +23,9 @@ from tokenmix.training import parse_config
 
 
 @pytest.fixture(scope="module")
-def whole(compared):
+def whole(tmp_path_factory):
     """The results of an uninterrupted comparison."""
-    return compared[1]
+    return compared(tmp_path_factory.getbasetemp())[1]
 
 
 def test_results_say_what_was_run(whole):
@@ -97,7 +98,8 @@ def test_same_seeds_same_numbers_in_processes(whole, killed):
         assert found == expected
 
 
-def test_killed_comparison_repeats_nothing_and_gives_the_same(whole, killed, capsys):
+def test_killed_comparison_repeats_nothing_and_gives_the_same(whole, killed, monkeypatch, capsys):
+    stop_drawing(monkeypatch)
     path, ended = killed
     assert main(["compare", str(path), "--protocol.workers", "1"]) == 0
     assert f"{len(ended)} of 16 runs had ended before" in capsys.readouterr().out
@@ -131,6 +133,7 @@ def test_the_order_of_data_is_that_of_the_seed_alone(tmp_path):
 
 
 def test_report_and_baseline(whole, tmp_path, capsys):
+    shutil.copytree(whole["config"]["output"], tmp_path / "out")
     path = write(tiny(tmp_path / "out"), tmp_path / "compare.yaml")
     (tmp_path / "old.json").write_text(json.dumps(whole))
     assert main(["compare", str(path), "--baseline", str(tmp_path / "old.json")]) == 0
@@ -188,7 +191,7 @@ def test_a_task_may_be_asked_of_some_stacks_alone(tmp_path):
 
 
 def test_first_seed_searches_for_the_others(tmp_path):
-    tree = tiny(tmp_path / "out", protocol={"search": "first seed", "seeds": [0, 1, 2]})
+    tree = tiny(tmp_path / "out", protocol={"search": "first seed", "seeds": [0, 1, 2], "steps": 4})
     del tree["tasks"]["parity"]
     results = run_comparison(load(tree, tmp_path), console=QUIET)
     for row in results["summary"]:

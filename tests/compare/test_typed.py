@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from compare_cases import load, tiny, write
+from compare_cases import load, stop_drawing, tiny, write
 
 from tokenmix.cli import main
 from tokenmix.compare.folder import read_results
@@ -50,7 +50,8 @@ def test_without_config_it_is_the_demo(tmp_path, capsys, monkeypatch):
 # ---------------------------------------------------------------------- the command line wins
 
 
-def test_what_is_typed_goes_before_the_training_of_a_task(tmp_path, capsys):
+def test_what_is_typed_goes_before_the_training_of_a_task(tmp_path, capsys, monkeypatch):
+    stop_drawing(monkeypatch)
     path = write(tiny(tmp_path / "out"), tmp_path / "compare.yaml")  # parity has 6 updates of its own, recall 12
     part = ["--protocol.steps", "2", "--protocol.evaluate_every=2", "--protocol.seeds", "[0]"]
     assert main(["compare", str(path), *part, "--stack", "gam"]) == 0

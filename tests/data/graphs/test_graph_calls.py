@@ -1,6 +1,7 @@
 """The call graph by `ast`, against a slow one written from its description."""
 
 import ast
+import pickle
 import re
 from collections import Counter
 from itertools import pairwise
@@ -120,10 +121,20 @@ def test_words_are_ranked_by_bodies_and_then_by_letter(files: list) -> None:
 
 
 def test_workers_change_nothing(files: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work and jobs are pickled as for another process; real processes read the library in test_graph_cards."""
+
+    def in_processes(work, jobs, workers):
+        work, jobs = pickle.loads(pickle.dumps((work, jobs)))  # our own bytes
+        asked.append((len(jobs), workers))
+        return pickle.loads(pickle.dumps([work(*job) for job in jobs]))
+
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr("tokenmix.data.graphs.call_graph.in_processes", in_processes)
     monkeypatch.setattr("tokenmix.data.graphs.call_graph._FILES_A_JOB", 2)
     one, two = (build_call_graph(files, smallest_class=1, workers=workers) for workers in (1, 2))
     for name, value in one.items():
         assert np.array_equal(value, two[name]), name
+    assert asked == [(3, 1), (3, 2)]
 
 
 def test_no_class_is_large_enough(files: list) -> None:

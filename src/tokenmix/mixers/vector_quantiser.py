@@ -120,6 +120,10 @@ class VectorQuantiser(nn.Module):
         """(M, dim) codes in the space of the input, in float32; a new tensor, which later updates leave alone."""
         return self.code * (self.variance + self.eps).sqrt() + self.mean
 
+    def normalise(self, q: Tensor) -> Tensor:
+        """(..., dim) in the space of `code`: less the running mean, over the running deviation, in q's dtype."""
+        return ((q - self.mean) * (self.variance + self.eps).rsqrt()).to(q.dtype)
+
     @torch.no_grad()
     def assign(self, q: Tensor) -> Tensor:
         """The nearest code of each vector, normalised by the running mean and variance.

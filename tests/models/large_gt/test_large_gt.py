@@ -1,4 +1,4 @@
-"""LargeGT against its equations written with loops, its receptive field, its codebook, and bad input."""
+"""LargeGT against its equations written with loops, its receptive field, and bad input."""
 
 from __future__ import annotations
 
@@ -7,45 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from large_gt_cases import FEATURES, NODES, build, inputs, path_graph, random_graph, some_batch
 from torch import Tensor
 
 from tokenmix.data.node_batches import NodeCollator
 from tokenmix.models.large_gt import LargeGTConfig, LargeGTForNodeClassification, LargeGTModel
-from tokenmix.ops.graph import Graph
-from tokenmix.ops.hop_features import hop_features
-
-NODES, FEATURES = 24, 5
-
-
-def random_graph(nodes: int = NODES, edges: int = 40, seed: int = 0) -> Graph:
-    generator = torch.Generator().manual_seed(seed)
-    return Graph.from_edges(torch.randint(nodes, (2, edges), generator=generator), nodes, undirected=True)
-
-
-def path_graph(nodes: int) -> Graph:
-    return Graph.from_edges(torch.stack([torch.arange(nodes - 1), torch.arange(1, nodes)]), nodes, undirected=True)
-
-
-def build(mode: str = "full", **changes: object) -> LargeGTForNodeClassification:
-    torch.manual_seed(0)
-    fields = {
-        "num_features": FEATURES, "num_nodes": NODES, "num_labels": 3, "mode": mode, "sample_size": 7, "hidden_size": 8,
-        "num_attention_heads": 2, "position_size": 4, "code_size": 6, "codes": 5, "initializer_range": 0.4,
-    }  # fmt: skip
-    return LargeGTForNodeClassification(LargeGTConfig(**{**fields, **changes}))
-
-
-def inputs(graph: Graph, features: Tensor, positions: Tensor | None, nodes: Tensor, size: int = 7) -> dict[str, Tensor]:
-    hops = hop_features(graph, features, 2)
-    return NodeCollator(graph, size, features=hops, positions=positions).sample(nodes)
 
 
 @pytest.fixture
 def batch() -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    features = torch.randn(NODES, FEATURES, generator=generator)
-    positions = torch.randn(NODES, 4, generator=generator)
-    return inputs(random_graph(), features, positions, torch.tensor([3, 17, 8, 3, 21]))
+    return some_batch()
 
 
 def naive_local(model: LargeGTModel, batch: dict[str, Tensor]) -> Tensor:
@@ -192,80 +163,6 @@ def test_half_precision_with_a_graph_in_memory(way: str) -> None:
             model.train()(**batch, labels=torch.zeros(NODES, dtype=torch.int64)).loss.backward()
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
     assert (found.float() - expected).abs().max() < 0.1 * expected.abs().max()
-
-
-def test_a_code_may_stand_for_more_nodes_than_half_precision_counts() -> None:
-    half = build("global", num_nodes=200_000, codes=2, position_size=0).model.global_half
-    half.node_codes.set(torch.arange(200_000), torch.arange(200_000) % 2)
-    with torch.autocast("cpu", torch.float16):
-        assert half.read(torch.randn(3, 6)).isfinite().all()
-
-
-def test_the_global_half_is_attention_over_all_nodes_each_replaced_by_its_code(batch: dict[str, Tensor]) -> None:
-    half = build("global").model.global_half
-    generator = torch.Generator().manual_seed(3)
-    z = torch.randn(NODES, 8, generator=generator)
-    positions = torch.randn(NODES, 4, generator=generator)
-    half.train()
-    half(z, torch.arange(NODES), positions)
-    half.eval()
-    codes = half.node_codes.codes.long()
-    assert (codes >= 0).all()
-    q = half.query(z, positions)
-    replaced = half.quantiser.codebook()[codes]  # (N, code_size + position_size)
-    keys, values = half.k_proj(replaced), half.v_proj(replaced[:, :6])
-    heads = []
-    for head in range(2):
-        own = slice(8 * head, 8 * head + 8)
-        heads.append((half.q_proj(q)[:, own] @ keys[:, own].t() / 8**0.5).softmax(1) @ values[:, own])
-    torch.testing.assert_close(half.read(q), torch.cat(heads, 1), atol=1e-5, rtol=1e-5)
-
-
-def test_training_moves_codes_and_codes_of_the_batch_alone_and_eval_none(batch: dict[str, Tensor]) -> None:
-    model = build().train()
-    model(**batch)
-    half = model.model.global_half
-    assigned = set((half.node_codes.codes >= 0).nonzero().flatten().tolist())
-    assert assigned == {3, 8, 17, 21}
-    assert int(half.node_codes.counts().sum()) == 4
-    before = {name: value.clone() for name, value in half.named_buffers()}
-    model(**batch)
-    assert not torch.equal(half.quantiser.codebook(), half.quantiser.codebook() * 0 + before_book(before, half))
-    model.eval()
-    still = {name: value.clone() for name, value in half.named_buffers()}
-    model(**batch)
-    for name, value in half.named_buffers():
-        assert torch.equal(value, still[name]), name
-
-
-def before_book(before: dict[str, Tensor], half: torch.nn.Module) -> Tensor:
-    other = copy.deepcopy(half)
-    other.load_state_dict({**other.state_dict(), **before})
-    return other.quantiser.codebook()
-
-
-def test_nodes_that_were_no_targets_get_codes_when_asked(batch: dict[str, Tensor]) -> None:
-    model = build().train()
-    model(**batch)
-    model.eval()
-    graph, features = random_graph(), torch.randn(NODES, FEATURES)
-    book = model.model.global_half.quantiser.codebook().clone()
-    model.model.assign_codes(**inputs(graph, features, torch.randn(NODES, 4), torch.arange(NODES)))
-    assert int(model.model.global_half.node_codes.counts().sum()) == NODES
-    assert torch.equal(model.model.global_half.quantiser.codebook(), book)
-
-
-def test_the_published_start_gives_every_node_a_random_code_and_lets_codes_die(batch: dict[str, Tensor]) -> None:
-    faithful, ours = build(vq_init="normal", codes=64), build(codes=64)
-    assert faithful.config.vq_restart is None
-    assert ours.config.vq_restart == 0.01
-    assert int(faithful.model.global_half.node_codes.counts().sum()) == NODES
-    assert int(ours.model.global_half.node_codes.counts().sum()) == 0
-    faithful.train()(**batch), ours.train()(**batch)
-    assert float(faithful.model.global_half.quantiser.counts.sum()) == pytest.approx(0.01 * 5, rel=0.02)  # one step
-    longest = [model.model.global_half.quantiser.codebook().norm(dim=1).max() for model in (faithful, ours)]
-    assert longest[0] > 1e4
-    assert longest[1] < 100
 
 
 @pytest.mark.parametrize("mode", ["full", "local", "global"])

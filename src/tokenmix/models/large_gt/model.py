@@ -124,6 +124,7 @@ class LargeGTModel(LargeGTPreTrainedModel):
                 decay=config.vq_decay,
                 init=config.vq_init,
                 restart=None if config.vq_restart is None else float(config.vq_restart),
+                normalise=config.vq_normalise,
             )
         self.post_init()
 

@@ -85,11 +85,11 @@ def test_modalities_have_parameters_of_their_own(name: str) -> None:
 
 def test_a_mixer_without_modalities_told_says_so() -> None:
     untied = untie(Attention(DIM, heads=4), 2)
-    with pytest.raises(ValueError, match="layout: a routed module needs modality, found only"):
+    with pytest.raises(ValueError, match=r"layout: expected Layout\(modality=...\), .* found no field"):
         untied(torch.zeros(1, 3, DIM), Layout())
     with pytest.raises(ValueError, match="modality: expected 0 to 1, found 2"):
         untied(torch.zeros(1, 3, DIM), Layout(modality=torch.tensor([[0, 1, 2]])))
-    with pytest.raises(ValueError, match="layout: expected one with modality"):
+    with pytest.raises(ValueError, match="that say of which modality each token is, found None"):
         per_token(RoutedLinear(2, 4, 4), torch.zeros(1, 2, 4), None)
 
 

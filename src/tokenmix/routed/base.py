@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tokenmix.layout import Layout
 from tokenmix.ops.route import Route, route_tokens
 
+_WANTED = "expected Layout(modality=...), (B, L) integers that say of which modality each token is"
 Where = Layout | Route | None  # the layout of tokens, or the route that sorted them
 
 
@@ -43,7 +44,7 @@ def per_token(module: nn.Module, x: Tensor, where: Where) -> Tensor:
     """
     if isinstance(module, RoutedModule):
         if where is None:
-            raise ValueError("layout: expected one with modality for parameters of each modality, found None")
+            raise ValueError(f"layout: {_WANTED}, found None")
         y: Tensor = module(x, where)
     else:
         y = module(x)
@@ -105,5 +106,6 @@ def modalities_of(module: nn.Module) -> int | None:
 def token_modality(layout: Layout) -> Tensor:
     """(B, L) int64 of a layout that must have it."""
     if layout.modality is None:
-        raise ValueError(f"layout: a routed module needs modality, found only {list(layout.fields())}")
+        found = ", ".join(layout.fields()) or "no field"
+        raise ValueError(f"layout: {_WANTED} (dataclasses.replace adds it to a layout), found {found}")
     return layout.modality.long()

@@ -217,9 +217,18 @@ def test_generation_without_a_cache_reads_the_same_features() -> None:
     options = {"features": features, "max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
     expected = net.generate(ids, **options)
     assert torch.equal(net.generate(ids, use_cache=False, **options), expected)
-    blank = net.generate(ids, **options | {"features": torch.zeros_like(features)})
-    assert not torch.equal(net(expected[:, :12]).logits, net(expected[:, :12], features=features).logits)
-    assert blank.shape == expected.shape
+    blank = torch.zeros_like(features)
+    assert net.generate(ids, **options | {"features": blank}).shape == expected.shape
+    assert not torch.equal(net(ids, features=blank).logits, net(ids, features=features).logits)
+
+
+def test_patches_without_features_are_refused() -> None:
+    net, (ids, _) = model(), row()
+    with pytest.raises(
+        ValueError, match=r"features: expected shape \(B, L, F >= 3\) for the tokens of 'image', found N"
+    ):
+        net(ids)
+    assert net(ids[:, :2]).logits.shape == (1, 2, 11)  # text alone reads none
 
 
 def test_refuses_features() -> None:

@@ -266,6 +266,7 @@ def test_compiles_whole() -> None:
     [
         ({"modalities": {}}, "modalities: expected"),
         ({"modalities": {"a": 3}}, "modalities: a: expected a mapping"),
+        ({"modalities": ["text"]}, "modalities: 0: expected a mapping"),
         ({"modalities": {"a": {"vocab_sise": 3}}}, "did you mean 'vocab_size'"),
         ({"modalities": {"a": {"vocab_size": 3, "input_size": 2}}}, "expected either vocab_size or input_size"),
         ({"modalities": {"a": {"vocab_size": 0}}}, "modalities: a: vocab_size: expected a positive integer, found 0"),
@@ -274,6 +275,10 @@ def test_compiles_whole() -> None:
         ({"modalities": {"a": {"vocab_size": 2, "begin": 2}}}, "begin: expected an id below 2, found 2"),
         ({"modalities": {"a": {"vocab_size": 2, "begin": "x"}}}, "begin: expected an id below 2, found 'x'"),
         ({"modalities": {"a": {"vocab_size": 2, "end": 1}}}, "end: expected a token of another modality, found 1"),
+        (
+            {"modalities": {"a": {"vocab_size": 2}, "b": {"vocab_size": 1, "begin": 0, "end": 0}}},
+            "b: end: expected another",
+        ),
         (
             {
                 "modalities": {

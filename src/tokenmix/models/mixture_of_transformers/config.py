@@ -82,6 +82,8 @@ class MixtureOfTransformersConfig(MixerConfig):
                     raise ValueError(f"modalities: {name}: {key}: expected an id below {total}, found {value!r}")
                 if value is not None and value in self.token_range(name):
                     raise ValueError(f"modalities: {name}: {key}: expected a token of another modality, found {value}")
+            if spec.get("begin") is not None and spec.get("begin") == spec.get("end"):
+                raise ValueError(f"modalities: {name}: end: expected another token than begin, found {spec['end']}")
         begins = [spec["begin"] for spec in self.specs.values() if spec.get("begin") is not None]
         if len(set(begins)) < len(begins):
             raise ValueError(f"modalities: begin: expected a token of its own for each span, found {begins}")
@@ -98,7 +100,7 @@ class MixtureOfTransformersConfig(MixerConfig):
             given = [{"name": name, **_mapping(name, spec)} for name, spec in given.items()]
         if not isinstance(given, list) or not given:
             raise ValueError(f"modalities: expected {{name: {{'vocab_size': n}}, ...}}, found {self.modalities!r}")
-        names = [_mapping("?", spec).get("name") for spec in given]
+        names = [_mapping(str(index), spec).get("name") for index, spec in enumerate(given)]
         if None in names or len(set(names)) < len(names):
             raise ValueError(f"modalities: expected a name of its own for each, found {names}")
         for spec in given:

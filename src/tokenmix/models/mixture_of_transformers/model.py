@@ -135,9 +135,11 @@ class MixtureOfTransformersModel(MixtureOfTransformersPreTrainedModel, MixerMode
         """(B, L, d) embeddings, with the features of continuous tokens added.
 
         Raises:
-            ValueError: features of another shape, or given to a model that reads none.
+            ValueError: features of another shape, given to a model that reads none, or missing where a token is
+                continuous (looked for on the CPU alone).
         """
         if features is None:
+            self._refuse_missing(layout)
             return x
         self.check_features(x.shape[0], x.shape[1], features, noise_level)
         if noise_level is None:
@@ -147,6 +149,14 @@ class MixtureOfTransformersModel(MixtureOfTransformersPreTrainedModel, MixerMode
             module: Any = self.features[name]
             x = x + module.read(features.masked_fill(~here, 0), noise_level) * here
         return x
+
+    def _refuse_missing(self, layout: Layout) -> None:
+        """Without features a continuous token would be read as if all patches were the same."""
+        modality = token_modality(layout)
+        for name, number in self.config.continuous().items():
+            if can_look(modality) and bool((modality == number).any()):
+                expected = f"(B, L, F >= {self.config.specs[name]['input_size']})"
+                raise ValueError(f"features: expected shape {expected} for the tokens of {name!r}, found None")
 
     def check_features(
         self, rows: int, length: int, features: Tensor, noise_level: Tensor | None, noise: Tensor | None = None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from generation import NEW, TOLERANCE, GenerationConformance
-from testers import BlockTester, FITTester, SwappedTester, Tester
+from testers import BlockTester, FITTester, MixtureTester, SwappedTester, Tester
 from tests.test_configuration_common import ConfigTester
 from tests.test_modeling_common import ModelTesterMixin
 from tests.test_training_mixin import TrainingTesterMixin
@@ -36,6 +36,9 @@ from tokenmix.models import (
     MixerForSequenceClassification,
     MixerForTokenClassification,
     MixerModel,
+    MixtureOfTransformersConfig,
+    MixtureOfTransformersForCausalLM,
+    MixtureOfTransformersModel,
 )
 
 HEADS = (MixerForSequenceClassification, MixerForTokenClassification, MixerForQuestionAnswering)
@@ -201,6 +204,44 @@ class FITTest(WithoutHiddenStates, ModelTesterMixin, GenerationConformance, Trai
         """Of the language model: theirs cannot compare the base model's mask of latents, which a row alone lacks."""
         self.all_model_classes = (FITForCausalLM,)
         super().test_batching_equivalence()
+
+    def test_config(self) -> None:
+        self.config_tester.run_common_tests()
+
+
+class MixtureTest(ModelTesterMixin, GenerationConformance, TrainingTesterMixin, unittest.TestCase):
+    """A Mixture-of-Transformers of two modalities."""
+
+    all_model_classes = (MixtureOfTransformersModel, MixtureOfTransformersForCausalLM)
+    generator = MixtureOfTransformersForCausalLM
+    test_can_init_all_missing_weights_before_2023 = True
+    has_attentions = False
+
+    def setUp(self) -> None:
+        self.model_tester = MixtureTester(self)
+        self.model_tester.causal_lm_class = MixtureOfTransformersForCausalLM
+        common = ["hidden_size"]
+        self.config_tester = ConfigTester(self, config_class=MixtureOfTransformersConfig, common_properties=common)
+
+    def test_generate_from_embeddings(self) -> None:
+        """Embeddings do not tell the modality of the prompt; generated tokens tell their own."""
+        model, prompt = self.make(), self.tokens()
+        inputs = {"inputs_embeds": model.get_input_embeddings()(prompt)}
+        with pytest.raises(ValueError, match="modality_ids: expected them with inputs_embeds"):
+            self.generate(model, None, **inputs)
+        found = self.generate(model, None, **inputs, modality_ids=model.config.modality_of(prompt))
+        assert torch.equal(torch.stack(found.logits), torch.stack(self.generate(model, prompt).logits))
+
+    def test_resize_tokens_embeddings(self) -> None:
+        """Refused: ids tell the modality."""
+        for model_class in self.all_model_classes:
+            model = model_class(self.model_tester.get_config())
+            assert model.resize_token_embeddings() is model.get_input_embeddings()
+            with pytest.raises(ValueError, match="resize_token_embeddings: expected the vocabulary of the config"):
+                model.resize_token_embeddings(80)
+
+    test_resize_embeddings_untied = test_resize_tokens_embeddings
+    test_resize_embeddings_untied_no_reinit_on_post_init = test_resize_tokens_embeddings
 
     def test_config(self) -> None:
         self.config_tester.run_common_tests()

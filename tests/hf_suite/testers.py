@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, PreTrainedConfig
 
-from tokenmix.models import BlockTransformerConfig, FITConfig, MixerConfig
+from tokenmix.models import BlockTransformerConfig, FITConfig, MixerConfig, MixtureOfTransformersConfig
 
 ATTENTION = {"mixer": "attention", "heads": 4, "kv_heads": 2, "rope": True}
 MAMBA2 = {"mixer": "mamba2", "state_size": 8, "head_dim": 8, "chunk": 4}
@@ -140,3 +140,25 @@ class FITTester(Tester):
             eos_token_id=2,
             pad_token_id=0,
         )
+
+
+class MixtureTester(Tester):
+    """A Mixture-of-Transformers of a mamba2 and attention, whose rows go from text to another modality and back."""
+
+    def get_config(self) -> PreTrainedConfig:
+        return MixtureOfTransformersConfig(
+            modalities={"text": {"vocab_size": 40}, "image": {"vocab_size": self.vocab_size - 40}},
+            hidden_size=self.hidden_size,
+            intermediate_size=48,
+            mixers={"m": MAMBA2, "a": ATTENTION},
+            pattern="ma",
+            initializer_range=self.initializer_range,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
+        """With modalities, which embeddings do not tell."""
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        return config, inputs | {"modality_ids": config.modality_of(inputs["input_ids"])}

@@ -231,6 +231,20 @@ def test_patches_without_features_are_refused() -> None:
     assert net(ids[:, :2]).logits.shape == (1, 2, 11)  # text alone reads none
 
 
+def test_labels_that_stand_where_they_are_predicted() -> None:
+    net, ids = build(), tokens()
+    aligned = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
+    expected, found = net(ids, labels=ids), net(ids, labels=ids.flip(1), shift_labels=aligned)
+    torch.testing.assert_close(found.loss, expected.loss, **EXACT)
+    assert torch.equal(found.modality_counts, expected.modality_counts)
+    torch.testing.assert_close(found.modality_losses, expected.modality_losses, **EXACT)
+    doubled = net(ids, shift_labels=aligned, num_items_in_batch=11)
+    torch.testing.assert_close(doubled.loss, 2 * expected.loss, **EXACT)  # of 22 labels
+    net, (ids, features) = model(), row()
+    with pytest.raises(ValueError, match="shift_labels: expected labels where there are features"):
+        net(ids, features=features, shift_labels=ids)
+
+
 def test_refuses_features() -> None:
     net, (ids, features) = model(), row()
     with pytest.raises(ValueError, match=r"features: expected shape \(1, 12, 'F >= 3'\), found \(1, 12, 2\)"):

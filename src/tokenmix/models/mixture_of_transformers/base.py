@@ -30,6 +30,15 @@ class MixtureOfTransformersPreTrainedModel(MixerPreTrainedModel):
             return
         super()._init_weights(module)
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: ids say the modality, so that a vocabulary grows in the configuration."""
+        if not args and not kwargs:
+            return self.get_input_embeddings()
+        raise ValueError(
+            "resize_token_embeddings: expected the vocabulary of the configuration, whose ids tell the modality; for "
+            "another, build a model with other `modalities`"
+        )
+
 
 def _start(module: RoutedLinear | RoutedNorm, std: Any) -> None:
     if isinstance(module, RoutedNorm):

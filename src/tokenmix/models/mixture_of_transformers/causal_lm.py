@@ -129,12 +129,15 @@ class MixtureOfTransformersForCausalLM(MixtureOfTransformersPreTrainedModel, Mix
             noise_level: (B, L) from 0 to 1; default drawn for each row where there are labels, else 0: the features
                 are read as they come.
             noise: (B, L, F); default drawn. With a level and without labels, features come noisy and this is not read.
-            kwargs: `num_items_in_batch`, as in `MixerForCausalLM`.
+            kwargs: `num_items_in_batch`, as in `MixerForCausalLM`; and `shift_labels`, (B, L) labels that stand where
+                they are predicted, which are learned in place of `labels`.
 
         Raises:
             ValueError, TypeError: inputs that do not fit together; the message says which.
         """
         refuse_misspelt(kwargs, type(self).__name__)
+        if kwargs.get("shift_labels") is not None:
+            labels = kwargs["shift_labels"]
         shape = input_shape(input_ids, inputs_embeds, self.config.hidden_size)
         if labels is not None:
             check_next_labels(labels, shape, self.config.vocab_size, logits_to_keep)
@@ -181,9 +184,12 @@ class MixtureOfTransformersForCausalLM(MixtureOfTransformersPreTrainedModel, Mix
         """As `MixerForCausalLM.read_last`; the ids tell the modality."""
         return super().read_last(input_ids, self.model.with_modality(layout, input_ids), state)
 
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """Features and modalities of the columns that are read; generated tokens have none of their own."""
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)
+        inputs: dict[str, Any]
+        inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
         tokens = inputs.get("input_ids")
         if tokens is None:
             return inputs
@@ -201,12 +207,3 @@ class MixtureOfTransformersForCausalLM(MixtureOfTransformersPreTrainedModel, Mix
                 found = torch.cat([found, found.new_zeros(len(found), missing, *found.shape[2:])], dim=1)
             inputs[name] = found
         return inputs
-
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: ids say the modality, so that a vocabulary grows in the configuration."""
-        if not args and not kwargs:
-            return self.get_input_embeddings()
-        raise ValueError(
-            "resize_token_embeddings: expected the vocabulary of the configuration, whose ids tell the modality; for "
-            "another, build a model with other `modalities`"
-        )

@@ -67,15 +67,21 @@ def modality_losses(
         labels: (B, L) as they came.
         given: the features, where there are some.
         layout: with modality.
-        others: keywords of the forward, of which `num_items_in_batch` is read.
+        others: keywords of the forward, of which `num_items_in_batch` and `shift_labels` are read.
+
+    Raises:
+        ValueError: `shift_labels` with features.
 
     Returns:
         The loss: the mean over all labels of nats, or of weighted squared errors; (n,) mean losses without gradients;
         and (n,) numbers of labels.
     """
+    if others.get("shift_labels") is not None:
+        return _aligned_losses(config, logits, given, others)
     known = predictable(labels, layout)
     discrete = known.masked_fill(_is(config, layout), IGNORED)
-    sums, counts = _token_losses(logits, discrete, layout, len(config.modalities))
+    after, modality = discrete[:, 1:], token_modality(layout)[:, 1:]
+    sums, counts = _token_losses(logits[:, :-1], after, modality, len(config.modalities))
     total, kept = sums.sum(), discrete
     means = sums.detach() / counts.clamp(min=1)
     for name, number in config.continuous().items():
@@ -92,6 +98,21 @@ def modality_losses(
     return total / (counts.sum().clamp(min=1) if items is None else items), means, counts
 
 
+def _aligned_losses(
+    config: MixtureOfTransformersConfig, logits: Tensor, given: Features | None, others: dict[str, Any]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of labels that stand where they are predicted, as trainers give them that split sequences over processes."""
+    if given is not None:
+        raise ValueError("shift_labels: expected labels where there are features, found both")
+    after = others["shift_labels"].long()
+    modality = config.modality_of(after.clamp(min=0))
+    after = after.masked_fill(_is(config, Layout(modality=modality)), IGNORED)
+    sums, counts = _token_losses(logits, after, modality, len(config.modalities))
+    items = others.get("num_items_in_batch")
+    means = sums.detach() / counts.clamp(min=1)
+    return sums.sum() / (counts.sum().clamp(min=1) if items is None else items), means, counts
+
+
 def _is(config: MixtureOfTransformersConfig, layout: Layout, objective: str | None = None) -> Tensor:
     """(B, L) bool: tokens of continuous modalities."""
     modality: Any = layout.modality
@@ -101,11 +122,10 @@ def _is(config: MixtureOfTransformersConfig, layout: Layout, objective: str | No
     return found
 
 
-def _token_losses(logits: Tensor, kept: Tensor, layout: Layout, modalities: int) -> tuple[Tensor, Tensor]:
-    """(n,) summed cross-entropy of the labels of each modality, and how many there are."""
-    modality: Any = layout.modality
-    after, numbers = kept[:, 1:].flatten(), modality[:, 1:].flatten().long()
-    nats = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), after, ignore_index=IGNORED, reduction="none")
+def _token_losses(logits: Tensor, after: Tensor, modality: Tensor, modalities: int) -> tuple[Tensor, Tensor]:
+    """(n,) summed cross-entropy of the labels of each modality, and how many there are; labels as the logits lie."""
+    after, numbers = after.flatten(), modality.flatten()
+    nats = F.cross_entropy(logits.flatten(0, 1).float(), after, ignore_index=IGNORED, reduction="none")
     counts = torch.zeros(modalities, dtype=torch.int64, device=nats.device)
     return nats.new_zeros(modalities).index_add(0, numbers, nats), counts.index_add(
         0, numbers, (after != IGNORED).long()

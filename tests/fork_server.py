@@ -1,11 +1,14 @@
 """Processes that start in no time: forks of one that has imported what takes seconds, and nothing of tokenmix.
 
 Run as a script this is the server; `ForkServer` starts it and asks it for processes. Each has a process id, an
-environment, a folder, standard streams and an exit status of its own, can be killed, and ends as python ends.
+environment, a folder, standard streams and an exit status of its own, can be killed, and ends as python ends; only what
+it shares with the server is not taken apart, which would copy all of it first and take seconds.
 """
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -16,6 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -166,7 +170,30 @@ def become(request: dict[str, Any]) -> None:
         runpy.run_path(first, run_name="__main__")
 
 
+def live(request: dict[str, Any]) -> None:
+    """Become what is asked for and end as it does: wait for threads, run what waits for the end, give the status."""
+    status: Any = None
+    try:
+        become(request)
+    except SystemExit as error:
+        status = error.code
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        if isinstance(error, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        status = 1
+    if not isinstance(status, int | None):
+        print(status, file=sys.stderr)
+        status = 1
+    threading._shutdown()  # type: ignore[attr-defined]  # what the interpreter calls at its end
+    atexit._run_exitfuncs()
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit((status or 0) & 0xFF)
+
+
 if __name__ == "__main__":
     for name in sys.argv[2:]:
         importlib.import_module(name)
-    become(serve(socket.socket(fileno=int(sys.argv[1]))))
+    gc.collect(), gc.freeze()  # a collection in a fork would touch, and so copy, all of it
+    live(serve(socket.socket(fileno=int(sys.argv[1]))))

@@ -80,7 +80,7 @@ def load(tree: dict[str, Any], folder: Path) -> CompareConfig:
 def compared(base: Path) -> tuple[Path, dict[str, Any]]:
     """An uninterrupted comparison below pytest's base folder: its folder, to be copied and not changed, and results."""
     folder = base / "compared"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)  # of a call that failed, whose error must be seen again
     results = run_comparison(load(tiny(folder / "out"), folder), command="tokenmix compare x.yaml", console=QUIET)
     return folder / "out", results
 

@@ -120,9 +120,11 @@ class VectorQuantiser(nn.Module):
         """(M, dim) codes in the space of the input, in float32; a new tensor, which later updates leave alone."""
         return self.code * (self.variance + self.eps).sqrt() + self.mean
 
-    def normalise(self, q: Tensor) -> Tensor:
-        """(..., dim) in the space of `code`: less the running mean, over the running deviation, in q's dtype."""
-        return ((q - self.mean) * (self.variance + self.eps).rsqrt()).to(q.dtype)
+    @torch.compiler.disable
+    @torch.no_grad()
+    def as_kept(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(M, dim) normalised codes, and the (dim,) running mean and deviation; copies, which updates leave alone."""
+        return self.code.clone(), self.mean.clone(), (self.variance + self.eps).sqrt()
 
     @torch.no_grad()
     def assign(self, q: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from tokenmix.models.inputs import can_look, check_token_shape
 IGNORED = -100  # transformers' mark of a token without a label
 
 
-def check_labels(labels: Tensor, shape: tuple[int, int], classes: int, of: str) -> None:
+def check_labels(labels: Tensor, shape: tuple[int, int], classes: int, of: str, name: str = "labels") -> None:
     """Refuse labels of tokens that are no classes.
 
     Args:
@@ -22,6 +22,7 @@ def check_labels(labels: Tensor, shape: tuple[int, int], classes: int, of: str) 
         shape: (B, L) of the tokens.
         classes: number of classes.
         of: name of that number, for the message.
+        name: of the argument, for the message.
 
     Raises:
         ValueError, TypeError: another shape, type or value (values are looked at on the CPU, outside torch.compile).
@@ -32,15 +33,15 @@ def check_labels(labels: Tensor, shape: tuple[int, int], classes: int, of: str) 
         ...
         ValueError: labels: expected -100 or 0 to num_labels - 1 = 2, found 3
     """
-    check_token_shape("labels", labels)
+    check_token_shape(name, labels)
     if tuple(labels.shape) != shape:
-        raise ValueError(f"labels: expected shape {shape}, found {tuple(labels.shape)}")
+        raise ValueError(f"{name}: expected shape {shape}, found {tuple(labels.shape)}")
     if not can_look(labels):
         return
     wrong = ((labels < 0) & (labels != IGNORED)) | (labels >= classes)
     if bool(wrong.any()):
         raise ValueError(
-            f"labels: expected {IGNORED} or 0 to {of} - 1 = {classes - 1}, found {labels[wrong][0].item()}"
+            f"{name}: expected {IGNORED} or 0 to {of} - 1 = {classes - 1}, found {labels[wrong][0].item()}"
         )
 
 

@@ -231,6 +231,7 @@ def test_bad_input_is_named(batch: dict[str, Tensor], change: dict[str, Tensor |
         ({"hidden_size": 0}, "hidden_size: expected a positive integer"),
         ({"hops": -1}, "hops: expected 0 or more"),
         ({"dropout": 1.0}, "dropout: expected a probability"),
+        ({"vq_normalised": "no"}, "vq_normalised: expected True or False"),
         ({"vq_decay": 1.0}, "vq_decay: expected a number between"),
         ({"hiden_size": 4}, "hiden_size: not a field"),
         ({"sample_size": 1, "hops": 0}, "sample_size, hops: expected more than one token"),

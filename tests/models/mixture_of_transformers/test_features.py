@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from mixtures import ATTENTION, MAMBA, build, tokens
+from mixtures import ATTENTION, MAMBA, build, settings, tokens
 from torch import Tensor
 
 from tokenmix.models.mixture_of_transformers.features import add_noise, step_towards, velocity
+from tokenmix.models.mixture_of_transformers.grammar import ModalityGrammar
 from tokenmix.models.mixture_of_transformers.sampling import sample_features
 
 TEXT, SIZE = 10, 3
@@ -229,6 +230,26 @@ def test_patches_without_features_are_refused() -> None:
     ):
         net(ids)
     assert net(ids[:, :2]).logits.shape == (1, 2, 11)  # text alone reads none
+    padding = torch.tensor([[0, 1, 1]])
+    assert net(torch.tensor([[PATCH, 5, 7]]), attention_mask=padding).logits.isfinite().all()  # an id of padding
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_patch_that_is_drawn_has_no_features(use_cache: bool) -> None:
+    """Its id may be drawn where no grammar forbids it; what follows is that of features of 0."""
+    net, ids = model("regression"), torch.tensor([[5, 1]])
+    first = {"prefix_allowed_tokens_fn": lambda _, row: [PATCH] if len(row) == 2 else list(range(PATCH))}
+    found = net.generate(ids, max_new_tokens=4, use_cache=use_cache, do_sample=False, pad_token_id=0, **first)
+    assert int(found[0, 2]) == PATCH
+    with torch.no_grad():
+        logits = net(found, features=torch.zeros(1, 6, SIZE, dtype=torch.float64)).logits
+    assert found[0, 3:].tolist() == logits[0, 2:-1, :PATCH].argmax(-1).tolist()
+
+
+def test_grammar_never_draws_what_has_no_tokens() -> None:
+    config = settings(modalities={"text": {"vocab_size": 3}, "image": {"input_size": 2, "objective": "regression"}})
+    allowed = ModalityGrammar(config)(torch.tensor([[0, 1]]), torch.zeros(1, 4)) > -1
+    assert allowed.tolist() == [[True, True, True, False]]
 
 
 def test_labels_that_stand_where_they_are_predicted() -> None:
@@ -238,11 +259,14 @@ def test_labels_that_stand_where_they_are_predicted() -> None:
     torch.testing.assert_close(found.loss, expected.loss, **EXACT)
     assert torch.equal(found.modality_counts, expected.modality_counts)
     torch.testing.assert_close(found.modality_losses, expected.modality_losses, **EXACT)
-    doubled = net(ids, shift_labels=aligned, num_items_in_batch=11)
+    doubled = net(ids, labels=ids, shift_labels=aligned, num_items_in_batch=11)
     torch.testing.assert_close(doubled.loss, 2 * expected.loss, **EXACT)  # of 22 labels
+    assert net(ids, shift_labels=aligned).loss is None  # as in transformers
+    with pytest.raises(ValueError, match=r"shift_labels: expected shape \(2, 12\), found \(2, 3\)"):
+        net(ids, labels=ids, shift_labels=ids[:, :3])
     net, (ids, features) = model(), row()
-    with pytest.raises(ValueError, match="shift_labels: expected labels where there are features"):
-        net(ids, features=features, shift_labels=ids)
+    with pytest.raises(ValueError, match="shift_labels: expected none with features"):
+        net(ids, features=features, labels=ids, shift_labels=ids)
 
 
 def test_refuses_features() -> None:

@@ -17,7 +17,7 @@ MODES = ("full", "local", "global")
 class LargeGTConfig(PreTrainedConfig):
     """Configuration of `LargeGTModel` and `LargeGTForNodeClassification`.
 
-    The defaults are those of the authors' scripts for ogbn-products, but for the codebook (`vq_init`, `vq_normalise`).
+    The defaults are those of the authors' scripts for ogbn-products, but for the codebook (`vq_init`, `vq_normalised`).
 
     Args:
         num_features: F, width of a node's raw features.
@@ -43,8 +43,8 @@ class LargeGTConfig(PreTrainedConfig):
             about 1e6 long; and every node starts with a random code).
         vq_restart: a code whose moving count falls below this share of their mean moves to a node of the batch; None
             for never, as published. Default 0.01 with "first_batch", and None with "normal".
-        vq_normalise: the global half compares nodes and codes that are normalised, and gives what differs from the mean
-            of all nodes; False: as published, see `GlobalHalf`.
+        vq_normalised: the global half compares nodes and codes that are normalised, and gives what differs from the
+            mean of all nodes; False: as published, see `GlobalHalf`.
         initializer_range: standard deviation of the weights of the local half.
         kwargs: what transformers keeps in every configuration.
 
@@ -79,7 +79,7 @@ class LargeGTConfig(PreTrainedConfig):
     vq_decay: float = 0.99
     vq_init: str = "first_batch"
     vq_restart: float | int | str | None = "auto"
-    vq_normalise: bool = True
+    vq_normalised: bool = True
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -102,6 +102,8 @@ class LargeGTConfig(PreTrainedConfig):
         check_probabilities(self, "dropout", "local_dropout")
         if not 0 < self.vq_decay < 1:
             raise ValueError(f"vq_decay: expected a number between 0 and 1, found {self.vq_decay}")
+        if not isinstance(self.vq_normalised, bool):
+            raise TypeError(f"vq_normalised: expected True or False, found {self.vq_normalised!r}")
         if self.code_size is None:
             self.code_size = self.position_size or max(1, self.hidden_size // 4)
         check_positive("code_size", self.code_size)

@@ -124,7 +124,7 @@ class LargeGTModel(LargeGTPreTrainedModel):
                 decay=config.vq_decay,
                 init=config.vq_init,
                 restart=None if config.vq_restart is None else float(config.vq_restart),
-                normalise=config.vq_normalise,
+                normalised=config.vq_normalised,
             )
         self.post_init()
 

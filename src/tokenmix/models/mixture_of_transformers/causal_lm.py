@@ -19,7 +19,7 @@ from tokenmix.mixers.span_attention import SpanAttention
 from tokenmix.models.cache import CACHE_ARGUMENT, take_cache
 from tokenmix.models.causal_lm import MixerForCausalLM
 from tokenmix.models.inputs import call_layout, input_shape, last_tokens, refuse_misspelt
-from tokenmix.models.labels import check_next_labels
+from tokenmix.models.labels import check_labels, check_next_labels
 from tokenmix.models.mixture_of_transformers.base import MixtureOfTransformersPreTrainedModel
 from tokenmix.models.mixture_of_transformers.grammar import ModalityGrammar
 from tokenmix.models.mixture_of_transformers.losses import Features, modality_losses, with_noise
@@ -129,18 +129,21 @@ class MixtureOfTransformersForCausalLM(MixtureOfTransformersPreTrainedModel, Mix
             noise_level: (B, L) from 0 to 1; default drawn for each row where there are labels, else 0: the features
                 are read as they come.
             noise: (B, L, F); default drawn. With a level and without labels, features come noisy and this is not read.
-            kwargs: `num_items_in_batch`, as in `MixerForCausalLM`; and `shift_labels`, (B, L) labels that stand where
-                they are predicted, which are learned in place of `labels`.
+            kwargs: `num_items_in_batch`, as in `MixerForCausalLM`; and `shift_labels`, with labels: (B, L) tokens that
+                stand where they are predicted, all of which are learned in place of `labels`, each as one of the
+                modality that its id tells.
 
         Raises:
             ValueError, TypeError: inputs that do not fit together; the message says which.
         """
         refuse_misspelt(kwargs, type(self).__name__)
-        if kwargs.get("shift_labels") is not None:
-            labels = kwargs["shift_labels"]
         shape = input_shape(input_ids, inputs_embeds, self.config.hidden_size)
         if labels is not None:
             check_next_labels(labels, shape, self.config.vocab_size, logits_to_keep)
+            if (aligned := kwargs.get("shift_labels")) is not None:
+                check_labels(aligned, shape, self.config.vocab_size, "vocab_size", "shift_labels")
+                if features is not None:
+                    raise ValueError("shift_labels: expected none with features, which labels alone tell, found some")
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training and labels is None
         cache = take_cache(cache, past_key_values)
@@ -195,6 +198,9 @@ class MixtureOfTransformersForCausalLM(MixtureOfTransformersPreTrainedModel, Mix
             return inputs
         cache = take_cache(inputs.get("cache"), inputs.get("past_key_values"))
         first = 0 if cache is None else int(cache.get_seq_length())
+        sizes = [self.config.specs[name]["input_size"] for name in self.config.continuous()]
+        if sizes and inputs.get("features") is None and not kwargs.get("is_first_iteration"):
+            inputs["features"] = torch.zeros(len(tokens), 0, max(sizes), device=tokens.device)
         for name in ("features", "modality_ids", "noise_level"):
             given = inputs.get(name)
             if given is None:

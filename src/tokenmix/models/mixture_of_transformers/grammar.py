@@ -41,7 +41,7 @@ class ModalityGrammar(LogitsProcessor):
         """(B, vocabulary) scores, -inf where a token may not follow (B, L) tokens."""
         ids = torch.arange(self.config.vocab_size, device=scores.device)
         outside = torch.ones_like(ids, dtype=torch.bool)
-        for name in self.spans:
+        for name in {*self.spans, *self.config.continuous()}:
             outside &= ~self._own(name, ids)
         allowed = outside.expand(scores.shape)
         for name, spec in self.spans.items():

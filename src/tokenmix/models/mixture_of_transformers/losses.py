@@ -69,15 +69,12 @@ def modality_losses(
         layout: with modality.
         others: keywords of the forward, of which `num_items_in_batch` and `shift_labels` are read.
 
-    Raises:
-        ValueError: `shift_labels` with features.
-
     Returns:
         The loss: the mean over all labels of nats, or of weighted squared errors; (n,) mean losses without gradients;
         and (n,) numbers of labels.
     """
     if others.get("shift_labels") is not None:
-        return _aligned_losses(config, logits, given, others)
+        return _aligned_losses(config, logits, others)
     known = predictable(labels, layout)
     discrete = known.masked_fill(_is(config, layout), IGNORED)
     after, modality = discrete[:, 1:], token_modality(layout)[:, 1:]
@@ -99,16 +96,14 @@ def modality_losses(
 
 
 def _aligned_losses(
-    config: MixtureOfTransformersConfig, logits: Tensor, given: Features | None, others: dict[str, Any]
+    config: MixtureOfTransformersConfig, logits: Tensor, others: dict[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of labels that stand where they are predicted, as trainers give them that split sequences over processes."""
-    if given is not None:
-        raise ValueError("shift_labels: expected labels where there are features, found both")
-    after = others["shift_labels"].long()
-    modality = config.modality_of(after.clamp(min=0))
-    after = after.masked_fill(_is(config, Layout(modality=modality)), IGNORED)
+    labels = others["shift_labels"].long()
+    modality = config.modality_of(labels.clamp(min=0))
+    after = labels.masked_fill(_is(config, Layout(modality=modality)), IGNORED)
     sums, counts = _token_losses(logits, after, modality, len(config.modalities))
-    items = others.get("num_items_in_batch")
+    items: Any = counted(others, F.pad(labels, (1, 0)), F.pad(after, (1, 0))).get("num_items_in_batch")
     means = sums.detach() / counts.clamp(min=1)
     return sums.sum() / (counts.sum().clamp(min=1) if items is None else items), means, counts
 

@@ -154,7 +154,8 @@ class MixtureOfTransformersModel(MixtureOfTransformersPreTrainedModel, MixerMode
         """Without features a continuous token would be read as if all patches were the same."""
         modality = token_modality(layout)
         for name, number in self.config.continuous().items():
-            if can_look(modality) and bool((modality == number).any()):
+            here = modality == number if layout.mask is None else (modality == number) & layout.mask
+            if can_look(here) and bool(here.any()):
                 expected = f"(B, L, F >= {self.config.specs[name]['input_size']})"
                 raise ValueError(f"features: expected shape {expected} for the tokens of {name!r}, found None")
 

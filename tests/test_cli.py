@@ -165,3 +165,8 @@ def test_the_process_itself(processes: ForkServer, file: Path) -> None:
     assert "law 4 (causality) is broken" in done.stdout
     code = "import sys, tokenmix.cli; tokenmix.cli.main(['mixers', '--json']); sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_the_readme_lists_all_mixers() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    assert [name for name in tokenmix.list_mixers() if f"│ {name} " not in readme] == []

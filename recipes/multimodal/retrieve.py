@@ -107,8 +107,10 @@ def main(arguments: list[str] | None = None) -> None:
     config, resolved = parse_config(Config, arguments, description=__doc__)
     output, console = Path(config.output), make_console(120)
     check_config(config)
-    claim_folder(output, resolved)
+    if (output / "config.yaml").exists():
+        claim_folder(output, resolved)
     data = load(config.data)
+    claim_folder(output, resolved)
     if config.data.limit is not None:
         data = replace(data, train=data.train[: config.data.limit])
     for interaction in config.interactions:

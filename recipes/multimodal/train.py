@@ -183,8 +183,9 @@ def main(arguments: list[str] | None = None) -> None:
     config, resolved = parse_config(Config, arguments, description=__doc__)
     output, console = Path(config.output), make_console(120)
     check_config(config)
-    claim_folder(output, resolved)
-    pairs = prepare_pairs(config.data, output)
+    if (output / "config.yaml").exists():
+        claim_folder(output, resolved)
+    pairs = prepare_pairs(config.data, output, begin=lambda: claim_folder(output, resolved))
     if PartialState().is_main_process:
         console.print(pairs.description, highlight=False)
     results = [train_model(config, name, pairs) for name in config.models]

@@ -1,4 +1,4 @@
-"""A class of the user's own, by `module:Class` or `file.py:Class`."""
+"""Classes and sources of the user's own, by `module:Class`, `file.py:Class` or `file.py:NAME`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Container
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -13,6 +14,7 @@ from typing import TypeVar
 from tokenmix.mixer import TokenMixer
 
 C = TypeVar("C")
+_RUN: set[Path] = set()  # files that registered what they have
 
 
 def load_mixer_class(target: str) -> type[TokenMixer]:
@@ -47,6 +49,34 @@ def load_class(target: str, base: type[C]) -> type[C]:
         kind = {"TokenMixer": "mixers", "Task": "tasks"}.get(base.__name__, "classes")
         raise ValueError(f"{place} has {what}; its {kind}: {', '.join(own) or 'none'}")
     return found
+
+
+def registered_name(target: str, known: Container[str]) -> str:
+    """The name under which the file of "path/to/my_file.py:NAME" registers something; any other name as it is.
+
+    It runs the file, once a process.
+
+    Args:
+        target: what the user typed.
+        known: where names are registered.
+
+    Raises:
+        ValueError: no such file, one that fails, or one that registers no such name.
+
+    Example:
+        >>> registered_name("wordnet", {"wordnet"})
+        'wordnet'
+    """
+    place, _, name = target.rpartition(":")
+    if not place.endswith(".py"):
+        return target
+    path = Path(place).resolve()
+    if path not in _RUN:
+        _load_file(Path(place))
+        _RUN.add(path)
+    if name not in known:
+        raise ValueError(f"name: {place} registers nothing under {name!r}")
+    return name
 
 
 def source_digest(target: str) -> str:

@@ -150,6 +150,18 @@ def test_retrieval(tiny: list[str], tmp_path: Path, capsys: Any) -> None:
     assert f"{found['pooled']['i2t_R@10']:.3f}" in capsys.readouterr().out
 
 
+def test_wrong_data_leave_no_folder(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
+    """So that the corrected command may have the same one."""
+    for more, message in (
+        (["--data.name", "unicode_glifs"], "unknown pairs 'unicode_glifs'; did you mean 'unicode_glyphs'"),
+        (["--data.name", "image_captions", "--data.options", "{}", "--data.folder", str(tmp_path / "none")], "none"),
+        (["--data.limit", "-1"], "limit: expected a positive integer, found -1"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            recipe.main([*tiny, *more, "--output", str(tmp_path / "run")])
+        assert not (tmp_path / "run").exists()
+
+
 def test_refuses_before_it_trains(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
     for override, message in (
         (["--models", "{dense: {norm_placement: none}}"], "norm_placement: expected one of"),

@@ -29,7 +29,7 @@ class GraphConfig:
     """Which graph, and what is computed of it beforehand."""
 
     name: str = "stdlib_calls"
-    """A source of `tokenmix.data.graphs.load_graph`."""
+    """A source of `tokenmix.data.graphs.load_graph`, or "my_file.py:NAME" for one that the file registers."""
     folder: str | None = None
     """Where its files are, if it is not built on the spot."""
     split_seed: int = 0

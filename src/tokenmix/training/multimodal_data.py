@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,6 +15,7 @@ from transformers import set_seed
 
 from tokenmix.data.modality_rows import PairTokens
 from tokenmix.data.pairs import PairData, load_pairs, pixels
+from tokenmix.mixer import check_positive
 from tokenmix.models.tokenisers import (
     ImageTokeniser,
     ImageTokeniserConfig,
@@ -30,7 +32,7 @@ class PairsConfig:
     """Which pairs, and how they become tokens."""
 
     name: str = "unicode_glyphs"
-    """A source of `tokenmix.data.pairs.load_pairs`."""
+    """A source of `tokenmix.data.pairs.load_pairs`, or "my_file.py:NAME" for one that the file registers."""
     folder: str | None = None
     """Where its files are, if it has no place of its own."""
     size: int = 32
@@ -77,12 +79,15 @@ class PreparedPairs(NamedTuple):
         return from_patches(spans, self.data.images.shape[1], self.data.images.shape[2])
 
 
-def prepare_pairs(config: PairsConfig, folder: str | os.PathLike[str]) -> PreparedPairs:
+def prepare_pairs(
+    config: PairsConfig, folder: str | os.PathLike[str], begin: Callable[[], None] | None = None
+) -> PreparedPairs:
     """Load pairs, train the tokenisers (or read those of an earlier start), and make tokens of pictures and speech.
 
     Args:
         config: which, and how.
         folder: for the tokenisers.
+        begin: called once the pairs are there, before anything is written.
 
     Raises:
         ValueError, FileNotFoundError, ModuleNotFoundError: an unknown source, or something that is missing.
@@ -91,6 +96,8 @@ def prepare_pairs(config: PairsConfig, folder: str | os.PathLike[str]) -> Prepar
     with PartialState().main_process_first():  # what is drawn or synthesised is written once
         data = load(config)
         frames = None if data.speech is None else _log_mels(config, data)
+    if begin is not None:
+        begin()
     train = data.train if config.limit is None else data.train[: config.limit]
     images, tokeniser = _picture_tokens(config, data, train, place / "image_tokeniser")
     speech = None if frames is None else _speech_tokens(config, data, frames, train, place / "speech_tokeniser")
@@ -127,6 +134,8 @@ def from_patches(patches: Tensor, channels: int, size: int) -> Tensor:
 
 def load(config: PairsConfig) -> PairData:
     """The pairs that a configuration names, with speech where it asks for it."""
+    if config.limit is not None:
+        check_positive("limit", config.limit)
     options: dict[str, Any] = {"folder": config.folder, "size": config.size, **config.options}
     if config.speech != "auto":
         return load_pairs(config.name, speech=config.speech, sampling_rate=8000, **options)

@@ -20,6 +20,7 @@ from tokenmix.data.graphs.power_law import power_law
 from tokenmix.data.graphs.snap_patents import snap_patents
 from tokenmix.data.graphs.wikics import wikics
 from tokenmix.data.graphs.word_graphs import debian, wordnet
+from tokenmix.mixer_files import registered_name
 from tokenmix.nearest import nearest
 
 Source = Callable[..., NodeData]
@@ -47,7 +48,7 @@ def load_graph(name: str = "stdlib_calls", root: str | os.PathLike[str] | None =
     """A graph with features, labels and splits of its nodes.
 
     Args:
-        name: of the source, one of `SOURCES`.
+        name: of the source, one of `SOURCES`, or "my_file.py:NAME", a file that registers it under this name.
         root: the folder of its files; for a graph that is built here, where it is kept for the next time (default: the
             user's cache folder).
         options: those of the source's function. `split_seed` (of a random 50/25/25 split) and `seed` (of a generated
@@ -66,6 +67,7 @@ def load_graph(name: str = "stdlib_calls", root: str | os.PathLike[str] | None =
         ...
         ValueError: name: unknown graph 'wordnt'; did you mean 'wordnet' or ...?
     """
+    name = registered_name(name, SOURCES)
     if name not in SOURCES:
         raise ValueError(f"name: unknown graph {name!r}; {nearest(name, SOURCES)}")
     load = SOURCES[name]

@@ -15,6 +15,7 @@ from tokenmix.data.pairs.qtawesome import qtawesome
 from tokenmix.data.pairs.spoken import SpokenCaptions
 from tokenmix.data.pairs.tux_paint import tux_paint
 from tokenmix.data.pairs.unicode_glyphs import unicode_glyphs
+from tokenmix.mixer_files import registered_name
 from tokenmix.nearest import nearest
 
 Source = Callable[..., PairData]
@@ -42,7 +43,7 @@ def load_pairs(
     """Pictures with captions and, if asked for, speech.
 
     Args:
-        name: of the source, one of `SOURCES`.
+        name: of the source, one of `SOURCES`, or "my_file.py:NAME", a file that registers it under this name.
         folder: of its files; unicode_glyphs, qtawesome and tux_paint have a place of their own.
         size: side of the pictures in pixels.
         speech: "none"; "espeak", each caption as espeak-ng says it; or "recorded", what the source has (tux_paint).
@@ -63,6 +64,7 @@ def load_pairs(
         ...
         ValueError: name: unknown pairs 'glyphs'; did you mean 'unicode_glyphs'?
     """
+    name = registered_name(name, SOURCES)
     if name not in SOURCES:
         raise ValueError(f"name: unknown pairs {name!r}; {nearest(name, SOURCES)}")
     if speech not in ("none", "espeak", "recorded"):

@@ -28,7 +28,7 @@ class GlobalHalf(nn.Module):
     that all nodes share moves with the codes in every batch, by more than what tells nodes apart. The batch norm behind
     it takes that away in training, by the mean of the batch, but in evaluation by a running mean that lags behind: in
     `recipes/node_classification` the global half alone is right on 0.24 and 0.43 of the call graph's test nodes
-    (two seeds), and on 0.54 to 0.61 (three) as it is here. Both differences are affine: the layers around can undo them.
+    (two seeds), and on 0.54 to 0.61 (three) as it is here. Both differences are affine: layers around can undo them.
 
     Training moves the codes towards the q of its batches by moving averages, without gradients, after the codes
     were read (but the first batch makes them before); only nodes of the batch change their codes. A node that was never

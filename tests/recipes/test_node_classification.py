@@ -132,9 +132,12 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(
 
 
 @needs_cora
-def test_a_run_that_lost_its_patience_does_not_go_on(recipe: ModuleType, tiny: list[str], tmp_path: Path) -> None:
+def test_a_run_that_lost_its_patience_does_not_go_on(
+    recipe: ModuleType, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stopped early, and killed before the end was written: nothing is trained again; patience survives a kill too."""
-    impatient = [*tiny, *ONE, "--patience", "1", "--training.learning_rate", "1e-9", "--output", str(tmp_path / "run")]
+    monkeypatch.setattr(recipe, "trainer_accuracy", lambda evaluated: {"accuracy": 0.5})
+    impatient = [*tiny, *ONE, "--patience", "1", "--output", str(tmp_path / "run")]
     recipe.main(impatient)
     folder = tmp_path / "run" / "full" / "trial0_seed0"
     steps = json.loads((folder / "metrics.json").read_text())["metrics"]["steps"]

@@ -21,6 +21,7 @@ from tokenmix.data.pairs import PairData, matches
 from tokenmix.training import (
     RunResult,
     TrainingConfig,
+    check_folder,
     claim_folder,
     make_console,
     parse_config,
@@ -107,8 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
     config, resolved = parse_config(Config, arguments, description=__doc__)
     output, console = Path(config.output), make_console(120)
     check_config(config)
-    if (output / "config.yaml").exists():
-        claim_folder(output, resolved)
+    check_folder(output, resolved)
     data = load(config.data)
     claim_folder(output, resolved)
     if config.data.limit is not None:

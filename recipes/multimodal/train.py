@@ -24,7 +24,7 @@ from tokenmix.data.modality_rows import ModalityRows, PairTokens, collate_modali
 from tokenmix.data.pairs import pixels
 from tokenmix.models import MixtureOfTransformersConfig, MixtureOfTransformersForCausalLM
 from tokenmix.retrieval import recall
-from tokenmix.training import RunResult, TrainingConfig, claim_folder, make_console, parse_config, train_or_resume
+from tokenmix.training import RunResult, TrainingConfig, make_console, parse_config, train_or_resume
 from tokenmix.training.multimodal_data import PairsConfig, PreparedPairs, prepare_pairs
 from tokenmix.training.multimodal_report import plot_pictures, report_multimodal
 from tokenmix.training.multimodal_score import (
@@ -36,6 +36,7 @@ from tokenmix.training.multimodal_score import (
     nearest_caption,
     unigram_losses,
 )
+from tokenmix.training.resume import check_folder, claim_folder
 
 
 @dataclass
@@ -183,8 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
     config, resolved = parse_config(Config, arguments, description=__doc__)
     output, console = Path(config.output), make_console(120)
     check_config(config)
-    if (output / "config.yaml").exists():
-        claim_folder(output, resolved)
+    check_folder(output, resolved)
     pairs = prepare_pairs(config.data, output, begin=lambda: claim_folder(output, resolved))
     if PartialState().is_main_process:
         console.print(pairs.description, highlight=False)

@@ -21,13 +21,14 @@ from transformers import EarlyStoppingCallback, set_seed
 
 from tokenmix.data.node_batches import NodeDataset
 from tokenmix.models.large_gt import LargeGTConfig, LargeGTForNodeClassification
-from tokenmix.training import RunResult, TrainingConfig, claim_folder, make_console, parse_config, train_or_resume
+from tokenmix.training import RunResult, TrainingConfig, make_console, parse_config, train_or_resume
 from tokenmix.training.epoch_sampler import EpochTrainer
 from tokenmix.training.graph_baselines import tune_kept
 from tokenmix.training.graph_data import GraphConfig, PreparedGraph, prepare_graph
 from tokenmix.training.graph_plan import check_names, split_changes
 from tokenmix.training.graph_report import report_graph
 from tokenmix.training.graph_score import accuracy, classify_nodes, over_seeds, peak_memory, trainer_accuracy
+from tokenmix.training.resume import check_folder, claim_folder
 
 
 @dataclass
@@ -166,8 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
     check_names(config.models, config.baselines, config.seeds, config.grid, config.trials)
     hops = config.model.get("hops", LargeGTConfig().hops)
     output, console = Path(config.output), make_console(120)
-    if (output / "config.yaml").exists():
-        claim_folder(output, resolved)
+    check_folder(output, resolved)
     if PartialState().is_main_process:
         console.print(f"preparing the graph {config.data.name}")
     graph = prepare_graph(config.data, hops, output)

@@ -23,20 +23,16 @@ from transformers import (
 
 from tokenmix.hf.classes import swapped_model_class
 from tokenmix.models import (
-    BlockTransformerConfig,
     BlockTransformerForCausalLM,
     BlockTransformerModel,
-    FITConfig,
     FITForCausalLM,
     FITModel,
-    MixerConfig,
     MixerForCausalLM,
     MixerForMaskedLM,
     MixerForQuestionAnswering,
     MixerForSequenceClassification,
     MixerForTokenClassification,
     MixerModel,
-    MixtureOfTransformersConfig,
     MixtureOfTransformersForCausalLM,
     MixtureOfTransformersModel,
 )
@@ -44,24 +40,33 @@ from tokenmix.models import (
 HEADS = (MixerForSequenceClassification, MixerForTokenClassification, MixerForQuestionAnswering)
 
 
-class Native(ModelTesterMixin):
-    """What all native patterns have in common."""
+class Ours(ModelTesterMixin):
+    """What all native models have in common."""
 
-    all_model_classes = (MixerModel, MixerForCausalLM, *HEADS)
-    generator = MixerForCausalLM
     # without it their test of initialisation is skipped for files that do not begin with a copyright of 2023 or later
     test_can_init_all_missing_weights_before_2023 = True
     has_attentions = False  # mixers return no weights of attention
-    pattern = ""
     model_tester = None
 
     def setUp(self) -> None:
-        self.model_tester = Tester(self, self.pattern)
-        self.model_tester.causal_lm_class = MixerForCausalLM
-        self.config_tester = ConfigTester(self, config_class=MixerConfig, common_properties=["hidden_size"])
+        self.model_tester = self.make_tester()
+        self.model_tester.causal_lm_class = self.generator
+        config_class = type(self.model_tester.get_config())
+        self.config_tester = ConfigTester(self, config_class=config_class, common_properties=["hidden_size"])
 
     def test_config(self) -> None:
         self.config_tester.run_common_tests()
+
+
+class Native(Ours):
+    """A pattern of mixers."""
+
+    all_model_classes = (MixerModel, MixerForCausalLM, *HEADS)
+    generator = MixerForCausalLM
+    pattern = ""
+
+    def make_tester(self) -> Tester:
+        return Tester(self, self.pattern)
 
 
 class AttentionTest(Native, GenerationConformance, TrainingTesterMixin, unittest.TestCase):
@@ -127,18 +132,14 @@ class WithoutHiddenStates:
     test_retain_grad_hidden_states_attentions = _refuses_hidden_states
 
 
-class BlockTest(WithoutHiddenStates, ModelTesterMixin, GenerationConformance, TrainingTesterMixin, unittest.TestCase):
+class BlockTest(WithoutHiddenStates, Ours, GenerationConformance, TrainingTesterMixin, unittest.TestCase):
     """A Block Transformer: attention over blocks, mamba2 over their tokens."""
 
     all_model_classes = (BlockTransformerModel, BlockTransformerForCausalLM)
     generator = BlockTransformerForCausalLM
-    test_can_init_all_missing_weights_before_2023 = True
-    has_attentions = False
 
-    def setUp(self) -> None:
-        self.model_tester = BlockTester(self)
-        self.model_tester.causal_lm_class = BlockTransformerForCausalLM
-        self.config_tester = ConfigTester(self, config_class=BlockTransformerConfig, common_properties=["hidden_size"])
+    def make_tester(self) -> Tester:
+        return BlockTester(self)
 
     def expected(self, model: Any, rows: Tensor, count: int = NEW, **inputs: Any) -> Tensor:
         """Prompts end with a block, so the first block of a row may have empty places."""
@@ -183,45 +184,30 @@ class BlockTest(WithoutHiddenStates, ModelTesterMixin, GenerationConformance, Tr
         self.model_tester.random_offset = True
         super().test_training_overfit()
 
-    def test_config(self) -> None:
-        self.config_tester.run_common_tests()
 
-
-class FITTest(WithoutHiddenStates, ModelTesterMixin, GenerationConformance, TrainingTesterMixin, unittest.TestCase):
+class FITTest(WithoutHiddenStates, Ours, GenerationConformance, TrainingTesterMixin, unittest.TestCase):
     """An autoregressive FIT."""
 
     all_model_classes = (FITModel, FITForCausalLM)
     generator = FITForCausalLM
-    test_can_init_all_missing_weights_before_2023 = True
-    has_attentions = False
 
-    def setUp(self) -> None:
-        self.model_tester = FITTester(self)
-        self.model_tester.causal_lm_class = FITForCausalLM
-        self.config_tester = ConfigTester(self, config_class=FITConfig, common_properties=["hidden_size"])
+    def make_tester(self) -> Tester:
+        return FITTester(self)
 
     def test_batching_equivalence(self) -> None:
         """Of the language model: theirs cannot compare the base model's mask of latents, which a row alone lacks."""
         self.all_model_classes = (FITForCausalLM,)
         super().test_batching_equivalence()
 
-    def test_config(self) -> None:
-        self.config_tester.run_common_tests()
 
-
-class MixtureTest(ModelTesterMixin, GenerationConformance, TrainingTesterMixin, unittest.TestCase):
+class MixtureTest(Ours, GenerationConformance, TrainingTesterMixin, unittest.TestCase):
     """A Mixture-of-Transformers of two modalities."""
 
     all_model_classes = (MixtureOfTransformersModel, MixtureOfTransformersForCausalLM)
     generator = MixtureOfTransformersForCausalLM
-    test_can_init_all_missing_weights_before_2023 = True
-    has_attentions = False
 
-    def setUp(self) -> None:
-        self.model_tester = MixtureTester(self)
-        self.model_tester.causal_lm_class = MixtureOfTransformersForCausalLM
-        common = ["hidden_size"]
-        self.config_tester = ConfigTester(self, config_class=MixtureOfTransformersConfig, common_properties=common)
+    def make_tester(self) -> Tester:
+        return MixtureTester(self)
 
     def test_generate_from_embeddings(self) -> None:
         """Embeddings do not tell the modality of the prompt; generated tokens tell their own."""
@@ -242,9 +228,6 @@ class MixtureTest(ModelTesterMixin, GenerationConformance, TrainingTesterMixin, 
 
     test_resize_embeddings_untied = test_resize_tokens_embeddings
     test_resize_embeddings_untied_no_reinit_on_post_init = test_resize_tokens_embeddings
-
-    def test_config(self) -> None:
-        self.config_tester.run_common_tests()
 
 
 class SwappedTest(ModelTesterMixin, GenerationConformance, TrainingTesterMixin, unittest.TestCase):

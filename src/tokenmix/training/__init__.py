@@ -2,7 +2,7 @@
 
 from tokenmix.training.config import mixers_of, parse_config
 from tokenmix.training.report import RunResult, make_console, plot_losses, plot_max_logits, print_table
-from tokenmix.training.resume import claim_folder, last_complete_checkpoint, write_text
+from tokenmix.training.resume import check_folder, claim_folder, last_complete_checkpoint, write_text
 from tokenmix.training.run import Trained, TrainingConfig, rows_per_device, train_or_resume
 from tokenmix.training.sample import write_sample
 from tokenmix.training.score import score_baselines, score_text
@@ -17,6 +17,7 @@ __all__ = [
     "TextData",
     "Trained",
     "TrainingConfig",
+    "check_folder",
     "claim_folder",
     "last_complete_checkpoint",
     "make_console",

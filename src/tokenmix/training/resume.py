@@ -43,9 +43,20 @@ def claim_folder(folder: str | os.PathLike[str], config: str, name: str = "confi
     Raises:
         ValueError: if the folder holds a run of another configuration; the message shows the first difference.
     """
+    check_folder(folder, config, name)
     path = Path(folder) / name
     if not path.exists():
         write_text(path, config)
+
+
+def check_folder(folder: str | os.PathLike[str], config: str, name: str = "config.yaml") -> None:
+    """As `claim_folder`, but nothing is written: for before data are loaded, which may show that a setting is wrong.
+
+    Raises:
+        ValueError: as `claim_folder`.
+    """
+    path = Path(folder) / name
+    if not path.exists():
         return
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":

@@ -109,11 +109,11 @@ class GlobalHalf(nn.Module):
 
     def read(self, q: Tensor) -> Tensor:
         """(B, code_size + position_size) -> (B, h * d)."""
-        book, mean, deviation = self.quantiser.as_kept()
         if self.normalised:
+            book, mean, deviation = self.quantiser.as_kept()
             q = ((q - mean) / deviation).to(q.dtype)
         else:
-            book = book * deviation + mean
+            book = self.quantiser.codebook()
         book = book.to(q.dtype)
         keys = self.k_proj(book).unflatten(-1, (self.heads, -1)).transpose(0, 1)  # (h, M, d)
         values = self.v_proj(book[:, : self.code_size]).unflatten(-1, (self.heads, -1)).transpose(0, 1)

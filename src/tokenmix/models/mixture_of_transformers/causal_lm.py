@@ -198,9 +198,9 @@ class MixtureOfTransformersForCausalLM(MixtureOfTransformersPreTrainedModel, Mix
             return inputs
         cache = take_cache(inputs.get("cache"), inputs.get("past_key_values"))
         first = 0 if cache is None else int(cache.get_seq_length())
-        sizes = [self.config.specs[name]["input_size"] for name in self.config.continuous()]
-        if sizes and inputs.get("features") is None and not kwargs.get("is_first_iteration"):
-            inputs["features"] = torch.zeros(len(tokens), 0, max(sizes), device=tokens.device)
+        size = self.config.feature_size
+        if size and inputs.get("features") is None and not kwargs.get("is_first_iteration"):
+            inputs["features"] = torch.zeros(len(tokens), 0, size, device=tokens.device)
         for name in ("features", "modality_ids", "noise_level"):
             given = inputs.get(name)
             if given is None:

@@ -158,6 +158,11 @@ class MixtureOfTransformersConfig(MixerConfig):
             if "input_size" in spec and objective in (None, spec["objective"])
         }
 
+    @property
+    def feature_size(self) -> int:
+        """Numbers a token of the widest continuous modality; 0 where none is."""
+        return max((self.specs[name]["input_size"] for name in self.continuous()), default=0)
+
     def build_stack(self) -> ModelStack:
         """The layers that this configuration describes."""
         return build_stack(

@@ -73,12 +73,13 @@ def modality_losses(
         The loss: the mean over all labels of nats, or of weighted squared errors; (n,) mean losses without gradients;
         and (n,) numbers of labels.
     """
-    if others.get("shift_labels") is not None:
-        return _aligned_losses(config, logits, others)
+    aligned, before = others.get("shift_labels"), logits[:, :-1]
+    if aligned is not None:  # of trainers that split sequences: labels of tokens of which the first is not here
+        labels, before = F.pad(aligned, (1, 0), value=IGNORED), logits
+        layout = Layout(modality=config.modality_of(labels.clamp(min=0)))
     known = predictable(labels, layout)
     discrete = known.masked_fill(_is(config, layout), IGNORED)
-    after, modality = discrete[:, 1:], token_modality(layout)[:, 1:]
-    sums, counts = _token_losses(logits[:, :-1], after, modality, len(config.modalities))
+    sums, counts = _token_losses(before, discrete[:, 1:], token_modality(layout)[:, 1:], len(config.modalities))
     total, kept = sums.sum(), discrete
     means = sums.detach() / counts.clamp(min=1)
     for name, number in config.continuous().items():
@@ -93,19 +94,6 @@ def modality_losses(
         kept = torch.where(here, labels, kept)
     items: Any = counted(others, labels, kept).get("num_items_in_batch")
     return total / (counts.sum().clamp(min=1) if items is None else items), means, counts
-
-
-def _aligned_losses(
-    config: MixtureOfTransformersConfig, logits: Tensor, others: dict[str, Any]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of labels that stand where they are predicted, as trainers give them that split sequences over processes."""
-    labels = others["shift_labels"].long()
-    modality = config.modality_of(labels.clamp(min=0))
-    after = labels.masked_fill(_is(config, Layout(modality=modality)), IGNORED)
-    sums, counts = _token_losses(logits, after, modality, len(config.modalities))
-    items: Any = counted(others, F.pad(labels, (1, 0)), F.pad(after, (1, 0))).get("num_items_in_batch")
-    means = sums.detach() / counts.clamp(min=1)
-    return sums.sum() / (counts.sum().clamp(min=1) if items is None else items), means, counts
 
 
 def _is(config: MixtureOfTransformersConfig, layout: Layout, objective: str | None = None) -> Tensor:

@@ -167,11 +167,11 @@ class MixtureOfTransformersModel(MixtureOfTransformersPreTrainedModel, MixerMode
         Raises:
             ValueError: another shape, or features for a model that reads none.
         """
-        sizes = [self.config.specs[name]["input_size"] for name in self.features]
-        if not sizes:
+        size = self.config.feature_size
+        if not size:
             raise ValueError("features: expected none, as no modality of the configuration is continuous, found some")
-        if features.dim() != 3 or features.shape[:2] != (rows, length) or features.shape[2] < max(sizes):
-            expected = (rows, length, f"F >= {max(sizes)}")
+        if features.dim() != 3 or features.shape[:2] != (rows, length) or features.shape[2] < size:
+            expected = (rows, length, f"F >= {size}")
             raise ValueError(f"features: expected shape {expected}, found {tuple(features.shape)}")
         for name, value, shape in (
             ("noise_level", noise_level, (rows, length)),

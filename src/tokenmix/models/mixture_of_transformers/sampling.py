@@ -96,5 +96,4 @@ def _predict(model: Any, token: Tensor, name: str, first: Tensor, cache: MixerCa
 
 def _widen(model: Any, features: Tensor) -> Tensor:
     """Features with zeros behind them, up to the widest modality of the model."""
-    widest = max(model.config.specs[name]["input_size"] for name in model.config.continuous())
-    return torch.nn.functional.pad(features, (0, widest - features.shape[-1]))
+    return torch.nn.functional.pad(features, (0, model.config.feature_size - features.shape[-1]))

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tokenmix.data.node_batches import NodeCollator, NodeDataset
+from tokenmix.models import LargeGTConfig
 from tokenmix.ops.graph import Graph
 from tokenmix.ops.hop_features import hop_features
 
@@ -73,3 +74,15 @@ def test_bad_input_is_named(graph: Graph) -> None:
         NodeDataset(torch.tensor([1, 5]), torch.zeros(5))
     with pytest.raises(ValueError, match="nodes: expected ids of shape"):
         NodeDataset(torch.tensor([1.0]), torch.zeros(5))
+
+
+def test_a_model_says_what_is_drawn(graph: Graph) -> None:
+    sizes = {"num_features": 3, "num_nodes": NODES, "sample_size": 9, "near_nodes": 5}
+    drawn = NodeCollator.of(LargeGTConfig(**sizes), graph, seed=4).sample(torch.arange(NODES))["places"]
+    expected = NodeCollator(graph, 9, near=5, seed=4).sample(torch.arange(NODES))["places"]
+    assert torch.equal(drawn, expected)
+    assert not torch.equal(drawn, NodeCollator(graph, 9, seed=4).sample(torch.arange(NODES))["places"])
+    alone = NodeCollator.of(LargeGTConfig(mode="global", **sizes), graph).sample(torch.tensor([7]))
+    assert alone["places"].tolist() == [[7]]
+    with pytest.raises(ValueError, match="graph: expected num_nodes=61, found 60"):
+        NodeCollator.of(LargeGTConfig(**sizes | {"num_nodes": 61}), graph)

@@ -287,8 +287,7 @@ def test_sides_too_long_for_one_block():
 
 def test_one_direction_alone():
     inputs = sample()
-    t2i, nothing = score_sides(*inputs, both=False)
-    assert nothing is None
+    (t2i,) = score_sides(*inputs, both=False)
     assert torch.equal(t2i, late_interaction_scores(*inputs)[0])
     text = inputs[0].clone().requires_grad_()
     alone = torch.autograd.grad(score_sides(text, *inputs[1:], both=False)[0].sum(), text)[0]

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _build(target: str, dim: int, options: dict[str, Any]) -> Any:
     from tokenmix.mixer import build_mixer
-    from tokenmix.mixer_files import load_mixer_class
+    from tokenmix.plugins import load_mixer_class
 
     if ":" in target:
         try:

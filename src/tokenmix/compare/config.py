@@ -14,7 +14,7 @@ from tokenmix.compare.mistakes import near
 from tokenmix.compare.model import ModelConfig
 from tokenmix.compare.portrait import PortraitConfig
 from tokenmix.mixer import TokenMixer, check_positive
-from tokenmix.mixer_files import load_mixer_class
+from tokenmix.plugins import load_mixer_class
 
 PRESETS = Path(__file__).parent / "presets"
 

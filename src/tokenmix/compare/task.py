@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tokenmix.compare.mistakes import near
 from tokenmix.layout import Layout
-from tokenmix.mixer_files import load_class
+from tokenmix.plugins import load_class
 
 Split = Literal["train", "valid", "test"]
 Case = Mapping[str, Any]

@@ -24,7 +24,7 @@ from tokenmix.compare.judge import Judge, evaluate, mean_score
 from tokenmix.compare.model import TaskModel
 from tokenmix.compare.task import Task, build_task
 from tokenmix.layout import Layout
-from tokenmix.mixer_files import source_digest
+from tokenmix.plugins import source_digest
 from tokenmix.training.resume import claim_folder, last_complete_checkpoint, setting_differences, write_text
 from tokenmix.training.run import TrainingConfig
 from tokenmix.training.trainer import MixerTrainer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch.utils.data import Dataset
 from tokenmix.ops.graph import Graph
 from tokenmix.ops.hop_features import gather_rows
 from tokenmix.ops.neighbours import sample_two_hop
+
+if TYPE_CHECKING:
+    from tokenmix.models.large_gt import LargeGTConfig
 
 
 class NodeDataset(Dataset[dict[str, int]]):
@@ -88,6 +91,31 @@ class NodeCollator:
                 raise ValueError(f"{name}: expected {graph.num_nodes} rows, one a node, found {len(value)}")
         self.graph, self.size, self.features, self.positions = graph, size, features, positions
         self.near, self.seed, self.resample = near, seed, resample
+
+    @classmethod
+    def of(cls, config: LargeGTConfig, graph: Graph, **options: Any) -> NodeCollator:
+        """The collator of a model: it draws what the model was made for, and no neighbours for a global half alone.
+
+        Args:
+            config: of the model.
+            graph: N nodes.
+            options: `features`, `positions`, `seed` and `resample`, as the class has them.
+
+        Raises:
+            ValueError: a graph of another number of nodes than the model.
+
+        Example:
+            >>> from tokenmix.models import LargeGTConfig
+            >>> graph = Graph.from_edges(torch.tensor([[0, 1], [1, 2]]), 3, undirected=True)
+            >>> config = LargeGTConfig(num_features=5, num_nodes=3, sample_size=4, near_nodes=2)
+            >>> collate = NodeCollator.of(config, graph)
+            >>> collate.size, collate.near
+            (4, 2)
+        """
+        if graph.num_nodes != config.num_nodes:
+            raise ValueError(f"graph: expected num_nodes={config.num_nodes}, found {graph.num_nodes}")
+        size, near = (1, 0) if config.mode == "global" else (config.sample_size, config.near_nodes)
+        return cls(graph, size, near=near, **options)
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """A batch of `LargeGTForNodeClassification`."""

@@ -123,8 +123,8 @@ def _joined(
     """The loss over all processes: each answers for its own rows, among the columns of all."""
     first, total = row_range(len(text), text.device, group)
     texts, images = gather_tokens(text, text_mask, group), gather_tokens(image, image_mask, group)
-    t2i, _ = score_sides(text, images.tokens, text_mask, images.mask, chunk, both=False)
-    i2t, _ = score_sides(image, texts.tokens, image_mask, texts.mask, chunk, both=False)
+    (t2i,) = score_sides(text, images.tokens, text_mask, images.mask, chunk, both=False)
+    (i2t,) = score_sides(image, texts.tokens, image_mask, texts.mask, chunk, both=False)
     same = None if groups is None else groups[:, None] == gather_ids(groups, group)
     loss = (answer(t2i / temperature, same, first) + answer(i2t / temperature, same, first)) / (2 * total)
     joined = loss.detach().clone()

@@ -62,7 +62,6 @@ def late_interaction_scores(
         before the comparison to save memory; here none is dropped.
     """
     t2i, i2t = score_sides(text, image, text_mask, image_mask, chunk)
-    assert i2t is not None
     return t2i, i2t
 
 
@@ -74,8 +73,8 @@ def score_sides(
     chunk: int | None = None,
     *,
     both: bool = True,
-) -> tuple[Tensor, Tensor | None]:
-    """As `late_interaction_scores`; without `both`, the first of the two alone, and None."""
+) -> tuple[Tensor, ...]:
+    """As `late_interaction_scores`; without `both`, the first of the two alone."""
     check_axes("text", text, "(B, T, d)", 3)
     check_axes("image", image, "(C, R, d)", 3)
     check_tensor("image", image, "(C, R, d)", (image.shape[0], image.shape[1], text.shape[2]), text.device)
@@ -86,7 +85,7 @@ def score_sides(
     if text.dtype != image.dtype:
         text, image = text.double(), image.double()
     scores = _Scores.apply(text, image, text_weights.to(text), image_weights.to(image), pairs, both)
-    return scores if both else (scores, None)
+    return scores if both else (scores,)
 
 
 def prepare(name: str, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

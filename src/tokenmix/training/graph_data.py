@@ -15,6 +15,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from tokenmix.data.graphs import NodeData, load_graph
+from tokenmix.data.graphs.missing import DOWNLOAD
 from tokenmix.data.node_batches import NodeCollator
 from tokenmix.models.large_gt import LargeGTConfig
 from tokenmix.ops.graph_positions import laplacian_encoding, random_walk_encoding
@@ -61,10 +62,9 @@ class PreparedGraph(NamedTuple):
     description: str
 
     def collator(self, model: LargeGTConfig, seed: int, *, resample: bool) -> NodeCollator:
-        """What makes the batches of a model, see `NodeCollator`; its global half alone needs no neighbours."""
-        size, near = (1, 0) if model.mode == "global" else (model.sample_size, model.near_nodes)
-        options: dict[str, Any] = {"near": near, "seed": seed, "resample": resample}
-        return NodeCollator(self.data.graph, size, features=self.features, positions=self.positions, **options)
+        """What makes the batches of a model, see `NodeCollator.of`."""
+        options: dict[str, Any] = {"seed": seed, "resample": resample}
+        return NodeCollator.of(model, self.data.graph, features=self.features, positions=self.positions, **options)
 
 
 def prepare_graph(config: GraphConfig, hops: int, folder: str | os.PathLike[str]) -> PreparedGraph:
@@ -78,9 +78,8 @@ def prepare_graph(config: GraphConfig, hops: int, folder: str | os.PathLike[str]
     Raises:
         ValueError, FileNotFoundError: an unknown graph, or files that are missing.
     """
-    options = {"split_seed": config.split_seed, **config.options}
     with PartialState().main_process_first():  # what is built, downloaded or converted is written once
-        data = load_graph(config.name, config.folder, **options)
+        data = _load(config)
     store = config.store
     if store == "auto":
         size = data.features.shape[0] * data.features.shape[1] * 4 * (hops + 1)
@@ -95,6 +94,17 @@ def prepare_graph(config: GraphConfig, hops: int, folder: str | os.PathLike[str]
     with PartialState().main_process_first():
         positions = _positions(config, data, Path(folder))
     return PreparedGraph(data, features, positions, describe_graph(data))
+
+
+def _load(config: GraphConfig) -> NodeData:
+    try:
+        return load_graph(config.name, config.folder, **{"split_seed": config.split_seed, **config.options})
+    except (OSError, ValueError) as error:
+        told = str(error)
+        if not told.startswith("root:"):
+            raise
+        told = told.replace(DOWNLOAD, "data.folder=FOLDER, data.options={download: true}")
+        raise type(error)(told.replace("root:", "data.folder:", 1)) from error
 
 
 def describe_graph(data: NodeData) -> str:

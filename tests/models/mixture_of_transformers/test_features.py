@@ -8,6 +8,8 @@ import torch
 from mixtures import ATTENTION, MAMBA, build, settings, tokens
 from torch import Tensor
 
+from tokenmix.layout import Layout
+from tokenmix.models import generate
 from tokenmix.models.mixture_of_transformers.features import add_noise, step_towards, velocity
 from tokenmix.models.mixture_of_transformers.grammar import ModalityGrammar
 from tokenmix.models.mixture_of_transformers.sampling import sample_features
@@ -244,6 +246,21 @@ def test_a_patch_that_is_drawn_has_no_features(use_cache: bool) -> None:
     with torch.no_grad():
         logits = net(found, features=torch.zeros(1, 6, SIZE, dtype=torch.float64)).logits
     assert found[0, 3:].tolist() == logits[0, 2:-1, :PATCH].argmax(-1).tolist()
+
+
+def test_generation_without_bookkeeping_reads_patches_alike() -> None:
+    """`tokenmix.models.generate` takes no features: a prompt's patches are refused, drawn ones have features of 0."""
+    net, (ids, _) = model("regression"), row()
+    with pytest.raises(ValueError, match=r"features: expected shape .* for the tokens of 'image', found None"):
+        generate(net, ids, max_new_tokens=2, pad_token_id=0)
+    with torch.no_grad():
+        for parameter in net.model.features.parameters():
+            parameter.normal_()  # so that features of 0 are not nothing
+        state, drawn = net.init_state(1), torch.tensor([[5, 1, PATCH]])
+        net.read_last(drawn[:, :2], Layout(), state)
+        found = net.lm_head(net.read_last(drawn[:, 2:], Layout(), state))
+        expected = net(drawn, features=torch.zeros(1, 3, SIZE, dtype=torch.float64)).logits[:, -1]
+    torch.testing.assert_close(found, expected, **EXACT)
 
 
 def test_grammar_never_draws_what_has_no_tokens() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+DOWNLOAD = "root=FOLDER, download=True"  # what a user passes to have files fetched
+
 
 def find_folder(name: str, root: str | Path | None, inner: Sequence[str], files: Sequence[str], remedy: str) -> Path:
     """The folder, `root` or one inside it, that holds all files of a data set.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tokenmix.data.graphs.csv_arrays import kept_table, read_csv
 from tokenmix.data.graphs.download import download_zip
-from tokenmix.data.graphs.missing import find_folder
+from tokenmix.data.graphs.missing import DOWNLOAD, find_folder
 from tokenmix.data.graphs.node_data import NO_LABEL, NodeData
 from tokenmix.ops.graph import Graph
 
@@ -73,7 +73,7 @@ def ogb_folder(name: str, files: list[str], root: Path | None, download: bool, a
         FileNotFoundError: it is not there. ConnectionError, ValueError, FileExistsError: it cannot be fetched.
     """
     url = f"{URL}/{archive}.zip"
-    remedy = f"root=FOLDER, download=True fetches {url}, or unpack it there as ogbn_{name}"
+    remedy = f"{DOWNLOAD} fetches {url}, or unpack it there as ogbn_{name}"
     try:
         return find_folder(f"ogbn-{name}", root, [f"ogbn_{name}"], files, remedy)
     except FileNotFoundError:

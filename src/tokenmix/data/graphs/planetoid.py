@@ -10,7 +10,7 @@ import torch
 
 from tokenmix.data.graphs.download import download_file
 from tokenmix.data.graphs.features import bag_of_words
-from tokenmix.data.graphs.missing import find_folder
+from tokenmix.data.graphs.missing import DOWNLOAD, find_folder
 from tokenmix.data.graphs.node_data import NO_LABEL, NodeData
 from tokenmix.data.graphs.safe_pickle import SparseRows, read_pickle
 from tokenmix.ops.graph import Graph
@@ -84,7 +84,7 @@ def _planetoid(name: str, folder_name: str, root: Path | None, download: bool) -
     files = [f"ind.{name}.{part}" for part in _PARTS]
     inner = [f"{folder_name}/raw", name, "raw"]
     try:
-        folder = find_folder(name, root, inner, files, f"root=FOLDER, download=True fetches them from {URL}")
+        folder = find_folder(name, root, inner, files, f"{DOWNLOAD} fetches them from {URL}")
     except FileNotFoundError:
         if not download or root is None:
             raise

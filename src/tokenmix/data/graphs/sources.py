@@ -20,8 +20,8 @@ from tokenmix.data.graphs.power_law import power_law
 from tokenmix.data.graphs.snap_patents import snap_patents
 from tokenmix.data.graphs.wikics import wikics
 from tokenmix.data.graphs.word_graphs import debian, wordnet
-from tokenmix.mixer_files import registered_name
 from tokenmix.nearest import nearest
+from tokenmix.plugins import registered_name
 
 Source = Callable[..., NodeData]
 _LOOKED_AT = 4 << 30  # bytes of features up to which all are looked at for NaN

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from tokenmix.data.graphs.download import download_file
-from tokenmix.data.graphs.missing import find_folder
+from tokenmix.data.graphs.missing import DOWNLOAD, find_folder
 from tokenmix.data.graphs.node_data import NodeData
 from tokenmix.ops.graph import Graph
 
@@ -35,7 +35,7 @@ def wikics(root: Path | None = None, *, split: int = 0, undirected: bool = True,
     Source: Mernyei and Cangea 2020, arXiv 2007.02901. See data_cards/wikics.md.
     """
     try:
-        remedy = f"root=FOLDER, download=True fetches it from {URL}"
+        remedy = f"{DOWNLOAD} fetches it from {URL}"
         folder = find_folder("wikics", root, ["raw", "WikiCS/raw"], ["data.json"], remedy)
     except FileNotFoundError:
         if not download or root is None:

@@ -15,8 +15,8 @@ from tokenmix.data.pairs.qtawesome import qtawesome
 from tokenmix.data.pairs.spoken import SpokenCaptions
 from tokenmix.data.pairs.tux_paint import tux_paint
 from tokenmix.data.pairs.unicode_glyphs import unicode_glyphs
-from tokenmix.mixer_files import registered_name
 from tokenmix.nearest import nearest
+from tokenmix.plugins import registered_name
 
 Source = Callable[..., PairData]
 

@@ -151,8 +151,9 @@ def train_model(config: Config, name: str, graph: PreparedGraph) -> RunResult:
 
 def check_config(config: Config, graph: PreparedGraph) -> None:
     """Refuse what would fail later: a mistake in the last model must not wait until the first is trained."""
-    if len(graph.data.val) == 0:
-        raise ValueError("data: expected validation nodes, which choose weights and settings, found none")
+    for part, use in (("train", "which are learned"), ("val", "which choose weights"), ("test", "which are scored")):
+        if len(getattr(graph.data, part)) == 0:
+            raise ValueError(f"data.{part}: expected nodes, {use}, found none")
     for name in config.models:
         for changes in config.grid:
             parts = split_changes(changes)

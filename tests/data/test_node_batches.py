@@ -40,6 +40,26 @@ def test_samples_depend_on_neither_workers_nor_batches(graph: Graph) -> None:
         assert torch.equal(gather(graph, features, batch_size, workers, epoch=2, resample=True), whole)
 
 
+def test_workers_that_stay_hear_of_a_new_epoch(graph: Graph) -> None:
+    features = hop_features(graph, torch.randn(NODES, 3, generator=torch.Generator().manual_seed(1)), 2)
+    dataset = NodeDataset(torch.arange(5, 45), torch.arange(NODES))
+    collate = NodeCollator(graph, 9, features=features, seed=4, resample=True)
+    loader = DataLoader(dataset, 7, num_workers=2, persistent_workers=True, collate_fn=collate)
+    for epoch in range(3):
+        dataset.set_epoch(epoch)
+        found = torch.cat([tokens_of(batch) for batch in loader])
+        assert torch.equal(found, gather(graph, features, 40, 0, epoch=epoch, resample=True)), epoch
+
+
+def test_a_loop_that_tells_no_epoch_is_refused_where_samples_depend_on_it(graph: Graph) -> None:
+    dataset = NodeDataset(torch.arange(5), torch.arange(NODES))
+    assert NodeCollator(graph, 3)([dataset[0]])["places"].shape == (1, 3)
+    with pytest.raises(ValueError, match=r"items: expected the epoch.*call the data set's set_epoch"):
+        NodeCollator(graph, 3, resample=True)([dataset[0]])
+    dataset.set_epoch(0)
+    assert NodeCollator(graph, 3, resample=True)([dataset[0]])["places"].shape == (1, 3)
+
+
 def test_epochs_draw_anew_where_they_should(graph: Graph) -> None:
     features = hop_features(graph, torch.randn(NODES, 3, generator=torch.Generator().manual_seed(1)), 2)
     first, second = (gather(graph, features, 40, 0, epoch=epoch, resample=True) for epoch in (0, 1))
@@ -70,6 +90,11 @@ def test_labels_come_along(graph: Graph) -> None:
 def test_bad_input_is_named(graph: Graph) -> None:
     with pytest.raises(ValueError, match="features: expected 60 rows, one a node, found 59"):
         NodeCollator(graph, 3, features=torch.zeros(59, 1, 2))
+    for size, near in ((0, 0), (3, 3), (3, -1)):
+        with pytest.raises(ValueError, match=f"size, near: .* found {size} and {near}"):
+            NodeCollator(graph, size, near=near)
+    with pytest.raises(ValueError, match="epoch: expected 0 or more, found -1"):
+        NodeDataset(torch.tensor([1]), torch.zeros(5)).set_epoch(-1)
     with pytest.raises(ValueError, match="nodes: expected ids from 0 to 4, found 5"):
         NodeDataset(torch.tensor([1, 5]), torch.zeros(5))
     with pytest.raises(ValueError, match="nodes: expected ids of shape"):

@@ -11,6 +11,8 @@ import torch
 
 from tokenmix.ops import graph_rows
 from tokenmix.ops.graph import Graph, power_law_graph
+from tokenmix.ops.graph_positions import laplacian_encoding, random_walk_encoding
+from tokenmix.ops.hop_features import hop_features, normalised_adjacency
 
 
 def edges_of(*pairs):
@@ -192,3 +194,17 @@ def test_power_law_graph_that_cannot_be():
         power_law_graph(4, 1, power=1)
     assert power_law_graph(4, 3).num_edges == 6
     assert power_law_graph(0, 0).num_nodes == 0
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda edges: hop_features(edges, torch.ones(3, 2), 2),
+        normalised_adjacency,
+        lambda edges: laplacian_encoding(edges, 2),
+        lambda edges: random_walk_encoding(edges, 2),
+    ],
+)
+def test_edges_are_no_graph(read):
+    with pytest.raises(TypeError, match=r"graph: expected a Graph, found Tensor; Graph\.from_edges makes one of edges"):
+        read(torch.tensor([[0, 1], [1, 2]]))

@@ -369,3 +369,14 @@ def test_places_for_the_row_are_fewer_than_all():
     graph = Graph.from_edges(torch.tensor([[0], [1]]), 2)
     with pytest.raises(ValueError, match="near: expected fewer than size=3, found 3"):
         sample_two_hop(graph, torch.tensor([0]), 3, near=3)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.uint16, torch.uint32, torch.uint64])
+def test_integers_that_cannot_count_all_nodes_name_some(dtype):
+    edges = torch.tensor([[0, 7, 100], [7, 100, 0]])
+    graph = Graph.from_edges(edges.to(dtype), 1000)
+    assert torch.equal(graph.edges(), Graph.from_edges(edges, 1000).edges())
+    nodes = torch.tensor([7, 100])
+    assert torch.equal(sample_two_hop(graph, nodes.to(dtype), 4), sample_two_hop(graph, nodes, 4))
+    with pytest.raises(ValueError, match="nodes: expected ids from 0 to 99, found 100"):
+        sample_two_hop(Graph.from_edges(edges[:, :0], 100), nodes.to(dtype), 4)

@@ -15,7 +15,7 @@ from recipe_cases import COMPARISONS, RECIPES, load_recipe, rows_of
 
 from fork_server import ForkServer
 from killed_training import kill_training
-from tokenmix.data.graphs import NodeData, load_graph
+from tokenmix.data.graphs import NodeData, load_graph, sources
 from tokenmix.models.large_gt import LargeGTForNodeClassification
 from tokenmix.training import parse_config
 from tokenmix.training.graph_data import PreparedGraph
@@ -227,4 +227,28 @@ def test_mistakes_are_told_before_anything_is_trained(
 ) -> None:
     with pytest.raises((ValueError, SystemExit), match=expected):
         recipe.main([*tiny, *change])
+    assert not list((tmp_path / "run").glob("*/trial*"))
+
+
+OWN = """
+import dataclasses
+from tokenmix.data.graphs import load_graph, register_graph
+
+@register_graph("without_{part}")
+def without(root, *, split_seed=0):
+    sizes = dict(num_nodes=60, num_edges=100, num_features=3, communities=4, num_classes=4)
+    data = load_graph("power_law", **sizes)
+    return dataclasses.replace(data, {part}=data.{part}[:0])
+"""
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_a_split_without_nodes_is_told_before_anything_is_trained(
+    recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(sources, "SOURCES", dict(sources.SOURCES))  # forgotten when the test ends
+    (tmp_path / "own.py").write_text(OWN.format(part=part))
+    graph = ["--config", str(FOLDER / "configs" / "smoke.yaml"), "--data.name", f"{tmp_path}/own.py:without_{part}"]
+    with pytest.raises(ValueError, match=rf"data\.{part}: expected nodes, which .*, found none"):
+        recipe.main([*graph, "--output", str(tmp_path / "run")])
     assert not list((tmp_path / "run").glob("*/trial*"))

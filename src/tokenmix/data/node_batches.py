@@ -16,9 +16,15 @@ from tokenmix.ops.neighbours import sample_two_hop
 if TYPE_CHECKING:
     from tokenmix.models.large_gt import LargeGTConfig
 
+_NO_EPOCH = -1
+
 
 class NodeDataset(Dataset[dict[str, int]]):
     """Ids of nodes with their labels, and the epoch, on which the samples of the collator depend.
+
+    The epoch is what `set_epoch` was told, also in workers that stay from epoch to epoch; before that, rows have none,
+    and a collator that draws anew in every epoch refuses them. `tokenmix.training.epoch_sampler.EpochTrainer` tells it,
+    and so does Hugging Face's Trainer in one process; its shuffled sampler of many processes does not.
 
     Args:
         nodes: (n,) ids.
@@ -37,18 +43,22 @@ class NodeDataset(Dataset[dict[str, int]]):
         if len(nodes) and not 0 <= int(nodes.min()) <= int(nodes.max()) < len(labels):
             found = int(nodes.min()) if int(nodes.min()) < 0 else int(nodes.max())
             raise ValueError(f"nodes: expected ids from 0 to {len(labels) - 1}, found {found}")
-        self.nodes, self.labels, self.epoch = nodes.long(), labels, 0
+        self.nodes, self.labels = nodes.long(), labels
+        self._epoch = torch.tensor(_NO_EPOCH).share_memory_()  # workers that stay hear of a new one
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch that the rows from now on belong to."""
-        self.epoch = epoch
+        """The epoch that the rows from now on belong to, 0 or more."""
+        if epoch < 0:
+            raise ValueError(f"epoch: expected 0 or more, found {epoch}")
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.nodes)
 
     def __getitem__(self, index: int) -> dict[str, int]:
-        node = int(self.nodes[index])
-        return {"nodes": node, "labels": int(self.labels[node]), "epoch": self.epoch}
+        node, epoch = int(self.nodes[index]), int(self._epoch)
+        row = {"nodes": node, "labels": int(self.labels[node])}
+        return row if epoch == _NO_EPOCH else row | {"epoch": epoch}
 
 
 class NodeCollator:
@@ -66,6 +76,9 @@ class NodeCollator:
         near: nodes of a sequence that are kept for direct neighbours, see `sample_two_hop`.
         seed: of the samples.
         resample: draw anew in every epoch; else once for all, as published.
+
+    Raises:
+        ValueError: rows for another number of nodes, no place for the target, or none left beside `near`.
 
     Example:
         >>> graph = Graph.from_edges(torch.tensor([[0, 1], [1, 2]]), 3, undirected=True)
@@ -89,6 +102,8 @@ class NodeCollator:
         for name, value in (("features", features), ("positions", positions)):
             if value is not None and len(value) != graph.num_nodes:
                 raise ValueError(f"{name}: expected {graph.num_nodes} rows, one a node, found {len(value)}")
+        if size < 1 or not 0 <= near < size:
+            raise ValueError(f"size, near: expected 1 or more, and 0 to size - 1, found {size} and {near}")
         self.graph, self.size, self.features, self.positions = graph, size, features, positions
         self.near, self.seed, self.resample = near, seed, resample
 
@@ -122,7 +137,8 @@ class NodeCollator:
         nodes = torch.tensor([item["nodes"] for item in items])
         if self.resample and "epoch" not in items[0]:
             raise ValueError(
-                "items: expected the epoch, on which samples depend with resample=True; Trainer drops it unless "
+                "items: expected the epoch, on which samples depend with resample=True, found none: call the data "
+                "set's set_epoch, as tokenmix.training.epoch_sampler.EpochTrainer does; Trainer drops the epoch unless "
                 "remove_unused_columns=False"
             )
         epoch = items[0]["epoch"] if self.resample else 0

@@ -177,7 +177,7 @@ class NodeCodes(nn.Module):
         start = torch.randint_like(self.codes, self.num_codes) if self.random_start else torch.full_like(self.codes, -1)
         set_buffer(self.codes, start)
         known = self.codes[self.codes >= 0]  # of a checkpoint, perhaps
-        set_buffer(self.nodes_per_code, torch.bincount(known, minlength=self.num_codes))
+        self.nodes_per_code.copy_(torch.bincount(known, minlength=self.num_codes))  # whatever a checkpoint counted
 
     def counts(self) -> Tensor:
         """(M,) int64: nodes of each code; together the nodes that have one."""

@@ -263,3 +263,13 @@ def power_law_graph(num_nodes: int, num_edges: int, *, power: float = 0.45, seed
     np.bitwise_and(found, np.uint64(0xFFFFFFFF), out=edges[1], casting="unsafe")
     del found
     return Graph.from_edges(torch.from_numpy(edges.view(np.int32)), num_nodes, undirected=True)
+
+
+def check_graph(graph: object) -> None:
+    """Refuse anything but a `Graph`, such as its edges.
+
+    Raises:
+        TypeError: names what was found.
+    """
+    if not isinstance(graph, Graph):
+        raise TypeError(f"graph: expected a Graph, found {type(graph).__name__}; Graph.from_edges makes one of edges")

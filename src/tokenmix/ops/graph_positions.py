@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tokenmix.ops.common import check_positive
-from tokenmix.ops.graph import Graph
+from tokenmix.ops.graph import Graph, check_graph
 from tokenmix.ops.graph_spectrum import smoothest_vectors
 from tokenmix.ops.sparse import csr
 
@@ -50,6 +50,7 @@ def random_walk_encoding(
 
     Source: Dwivedi et al. 2022 (2110.07875), section 3.
     """
+    check_graph(graph)
     check_positive("steps", steps)
     check_positive("walks", walks)
     if exact is None:
@@ -103,11 +104,13 @@ def laplacian_encoding(
 
     Source: Dwivedi & Bresson 2020 (2012.09699), section 2.1.
     """
+    check_graph(graph)
     check_positive("dim", dim)
     if sign not in ("fixed", "random"):
         raise ValueError(f"sign: expected 'fixed' or 'random', found {sign!r}")
     if not tolerance > 0:
         raise ValueError(f"tolerance: expected a positive number, found {tolerance}")
+    seed = seed % 2**63  # what both generators take
     encoding = torch.from_numpy(smoothest_vectors(graph, dim, seed, tolerance)).float()
     return encoding if sign == "fixed" else flip_signs(encoding, torch.Generator().manual_seed(seed))
 

@@ -65,7 +65,7 @@ def check_edges(edges: Tensor, num_nodes: int) -> None:
         raise ValueError(f"num_nodes: expected a whole number from 0 to 2^32, found {num_nodes!r}")
     for row in range(2):
         for start in range(0, edges.shape[1], BLOCK):
-            block = edges[row, start : start + BLOCK]
+            block = edges[row, start : start + BLOCK].long()  # small types cannot hold the number of nodes
             low, high = map(int, block.aminmax())
             if low < 0 or high >= num_nodes:
                 place = int(((block < 0) | (block >= num_nodes)).int().argmax())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tokenmix import kernels
-from tokenmix.ops.graph import Graph, open_array
+from tokenmix.ops.graph import Graph, check_graph, open_array
 from tokenmix.ops.graph_rows import check_members
 from tokenmix.ops.native_sampling import native_aggregate
 from tokenmix.ops.sparse import csr
@@ -42,6 +42,7 @@ def normalised_adjacency(graph: Graph) -> Tensor:
         tensor([[0.7071, 1.0000],
                 [0.0000, 0.7071]])
     """
+    check_graph(graph)
     left, right = _scales(graph, torch.float32)
     loops = torch.arange(graph.num_nodes)
     edges = torch.cat([graph.edges(), loops.expand(2, -1)], dim=1)
@@ -164,6 +165,7 @@ def gather_rows(features: Tensor, nodes: Tensor, out: Tensor | None = None) -> T
 
 
 def _check(graph: Graph, x: Tensor, hops: int) -> None:
+    check_graph(graph)
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.layout not in (torch.strided, torch.sparse_csr):
         found = f"{x.dtype} in {x.layout}" if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"x: expected a floating point tensor, dense or torch.sparse_csr, found {found}")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tokenmix import kernels
-from tokenmix.ops.graph import Graph
+from tokenmix.ops.graph import Graph, check_graph
 from tokenmix.ops.native_sampling import native_picks, native_two_hop
 from tokenmix.ops.plain_sampling import plain_picks, plain_two_hop
 
@@ -155,19 +155,19 @@ def _appended(known: np.ndarray, more: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def _checked_nodes(graph: Graph, nodes: Tensor) -> Tensor:
     """As contiguous int64 on the CPU."""
-    if not isinstance(graph, Graph):
-        raise TypeError(f"graph: expected a Graph, found {type(graph).__name__}")
+    check_graph(graph)
     if not isinstance(nodes, Tensor) or nodes.is_floating_point() or nodes.is_complex() or nodes.dtype == torch.bool:
         found = nodes.dtype if isinstance(nodes, Tensor) else type(nodes).__name__
         raise TypeError(f"nodes: expected a tensor of integers, found {found}")
     if nodes.dim() != 1:
         raise ValueError(f"nodes: expected shape (S,), found {tuple(nodes.shape)}")
+    nodes = nodes.to("cpu", torch.int64)  # small types cannot hold the number of nodes
     wrong = (nodes < 0) | (nodes >= graph.num_nodes)
     if bool(wrong.any()):
         place = int(wrong.int().argmax())
         ids = f"expected ids from 0 to {graph.num_nodes - 1}" if graph.num_nodes else "expected none without nodes"
         raise ValueError(f"nodes: {ids}, found {int(nodes[place])} in nodes[{place}]")
-    return nodes.to("cpu", torch.int64).contiguous()
+    return nodes.contiguous()
 
 
 def _check_whole(name: str, value: object, low: int | None) -> None:

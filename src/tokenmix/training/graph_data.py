@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from tokenmix.ops.graph_positions import laplacian_encoding, random_walk_encodin
 from tokenmix.ops.hop_features import hop_features, open_hop_features
 from tokenmix.training.resume import write_text
 
+_LOOKED_AT = 1 << 14  # rows of a graph that tell it from another
 IN_MEMORY = 4 << 30  # bytes of hop features above which they go to a file
 
 
@@ -115,21 +117,23 @@ def describe_graph(data: NodeData) -> str:
 
 
 def _hop_features_on_disk(data: NodeData, hops: int, folder: Path) -> Tensor:
-    """Those that an earlier start, or another process, wrote; else written now."""
+    """Those that an earlier start, or another process, wrote of the same graph; else written now."""
+    about, settings = folder / "source.json", _fingerprint(data, {"hops": hops})
     try:
         found = open_hop_features(folder)
     except FileNotFoundError:
-        return hop_features(data.graph, data.features, hops, out=folder)
-    expected = (data.features.shape[0], hops + 1, data.features.shape[1])
-    if tuple(found.shape) != expected:
-        raise ValueError(f"output: {folder} holds hop features of shape {tuple(found.shape)}, expected {expected}")
+        found = hop_features(data.graph, data.features, hops, out=folder)
+        write_text(about, settings)
+        return found
+    if not about.exists() or about.read_text(encoding="utf-8") != settings:
+        raise ValueError(f"output: {folder} holds hop features of another graph; remove it, or write elsewhere")
     return found
 
 
 def _positions(config: GraphConfig, data: NodeData, folder: Path) -> Tensor | None:
     if config.positions is None:
         return None
-    path, settings = folder / "positions.npy", json.dumps(dataclasses.asdict(config))
+    path, settings = folder / "positions.npy", _fingerprint(data, dataclasses.asdict(config))
     about = path.with_suffix(".json")
     if path.exists() and about.exists() and about.read_text(encoding="utf-8") == settings:
         return torch.from_numpy(np.load(path))
@@ -143,3 +147,13 @@ def _positions(config: GraphConfig, data: NodeData, folder: Path) -> Tensor | No
     os.replace(temporary, path)
     write_text(about, settings)
     return found.float()
+
+
+def _fingerprint(data: NodeData, settings: dict[str, Any]) -> str:
+    """JSON that tells what is kept of one graph from that of another: settings, sizes, and a digest of some rows."""
+    digest = hashlib.sha256()
+    sparse = data.features.layout == torch.sparse_csr
+    for numbers in (data.graph.indptr, data.graph.indices, data.features.values() if sparse else data.features):
+        rows = numbers[:: max(1, len(numbers) // _LOOKED_AT)]
+        digest.update(f"{tuple(numbers.shape)}".encode() + np.ascontiguousarray(rows.numpy()).tobytes())
+    return json.dumps({**settings, "graph": digest.hexdigest()})

@@ -331,12 +331,22 @@ def test_it_beats_logistic_regression_where_the_graph_matters():
         ({"labels": torch.ones(3)}, ValueError, r"labels: expected shape \(12,\)"),
         ({"severity": torch.ones(3)}, ValueError, r"severity: expected shape \(12,\)"),
         ({"train_nodes": torch.ones(12)}, ValueError, "train_nodes: expected bool"),
+        ({"train_nodes": [True] * 12}, ValueError, "train_nodes: expected bool .* found list"),
+        ({"labels": [1.0] * 12}, ValueError, r"labels: expected shape \(12,\), found list"),
+        ({"edge_weight": [1.0] * 3}, ValueError, r"edge_weight: expected floats of shape \(3,\), found list"),
+        ({"severity": torch.full((12,), torch.inf)}, ValueError, "severity: expected finite numbers, or NaN for none"),
     ],
 )
 def test_what_is_refused(change, error, message):
     given = {"features": inputs()[0], "edges": torch.tensor([[0, 1, 2], [1, 2, 3]])} | change
     with pytest.raises(error, match=message):
         model_of()(**given)
+
+
+def test_other_numbers_are_read_as_those_of_the_weights():
+    model, (features, edges) = model_of().eval(), (inputs()[0], torch.tensor([[0, 1, 2], [1, 2, 3]]))
+    expected = model(features, edges).logits
+    assert torch.equal(model(features.double(), edges.to(torch.uint8)).logits, expected)
 
 
 @pytest.mark.parametrize(
@@ -347,6 +357,7 @@ def test_what_is_refused(change, error, message):
         ({"gcn_layers": 0, "sage_layers": 0, "gat_layers": 0}, "expected at least one layer, found none"),
         ({"dropout": 1.0}, "dropout: expected a probability below 1, found 1.0"),
         ({"severity_weight": -1}, "severity_weight: expected 0 or more, found -1"),
+        ({"label_weight": float("nan")}, "label_weight: expected 0 or more, found nan"),
         ({"hiden_size": 4}, "hiden_size: not a field of HybridGraphConfig; did you mean 'hidden_size'"),
     ],
 )

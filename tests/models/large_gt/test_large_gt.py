@@ -212,6 +212,12 @@ def test_saved_and_loaded_it_is_the_same_with_its_codes(batch: dict[str, Tensor]
         ({"nodes": torch.tensor([0, 1, 2, 3, -1])}, "nodes: expected numbers from 0 .* found -1"),
         ({"features": torch.zeros(9, 2, FEATURES)}, "features: expected shape"),
         ({"features": None}, "features: expected hop features, or a graph"),
+        (
+            {"features": torch.full((24, 3, FEATURES), torch.nan)},
+            "features: expected finite numbers, found NaN .* row 0",
+        ),
+        ({"features": torch.zeros(24, 3, FEATURES).numpy()}, "features: expected a tensor of floats, found ndarray"),
+        ({"positions": torch.eye(5, 4) / 0}, "positions: expected finite numbers, found NaN or infinity in row 0"),
         ({"positions": None}, "positions: expected shape"),
         ({"positions": torch.zeros(5, 3)}, "positions: expected shape"),
         ({"labels": torch.tensor([0, 1, 2, 3, 0])}, "labels: expected -100, or 0 to 2, found 3"),
@@ -257,6 +263,23 @@ def test_a_partial_checkpoint_keeps_the_statistics_that_it_has(batch: dict[str, 
     assert torch.equal(other.model.global_half.node_codes.counts(), model.model.global_half.node_codes.counts())
 
 
+def test_codes_for_another_graph_are_forgotten_with_their_counts(batch: dict[str, Tensor], tmp_path: Path) -> None:
+    model = build().train()
+    model(**batch)
+    model.save_pretrained(tmp_path)
+    other = LargeGTForNodeClassification.from_pretrained(tmp_path, num_nodes=9, ignore_mismatched_sizes=True)
+    codes = other.model.global_half.node_codes
+    assert torch.equal(other.model.global_half.quantiser.code, model.model.global_half.quantiser.code)
+    assert codes.codes.tolist() == [-1] * 9
+    assert codes.counts().tolist() == [0] * 5
+
+
+def test_small_integers_name_nodes_too(batch: dict[str, Tensor]) -> None:
+    model = build().eval()
+    small = {name: batch[name].to(torch.uint8) for name in ("places", "nodes")}
+    assert torch.equal(model(**{**batch, **small}).logits, model(**batch).logits)
+
+
 def test_features_that_are_no_numbers_are_refused() -> None:
     features = torch.zeros(NODES, FEATURES)
     features[3, 1] = torch.nan
@@ -270,3 +293,7 @@ def test_a_graph_of_another_size_is_refused() -> None:
         model.attach(random_graph(), torch.zeros(NODES, 4))
     with pytest.raises(ValueError, match=r"features: expected shape \(24, F\), found \(23, 5\)"):
         model.attach(random_graph(), torch.zeros(23, 5))
+    with pytest.raises(
+        TypeError, match=r"features: expected a dense tensor or torch\.sparse_csr, found torch.sparse_coo"
+    ):
+        model.attach(random_graph(), torch.zeros(NODES, FEATURES).to_sparse())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import shutil
@@ -95,7 +96,7 @@ def kept_table(path: Path, rows: int, cache: Path) -> np.ndarray:
     Raises:
         FileNotFoundError, ValueError: see `read_csv`, or another number of rows.
     """
-    if _is_fresh(cache, path) and (kept := _kept_array(cache)) is not None and len(kept) == rows:
+    if is_fresh(cache, path) and (kept := _kept_array(cache)) is not None and len(kept) == rows:
         return kept
     part = cache.with_name(f"{cache.name}.{os.getpid()}.part")
     try:
@@ -118,6 +119,7 @@ def kept_table(path: Path, rows: int, cache: Path) -> np.ndarray:
             return np.empty((0, 0), np.float32)
         mapped.flush()
         os.replace(part, cache)
+        mark_fresh(cache, path)
     finally:
         part.unlink(missing_ok=True)
     return np.load(cache, mmap_mode="c")
@@ -148,13 +150,14 @@ def kept_member(path: Path, name: str, cache: Path) -> np.ndarray:
             member = archive.getinfo(f"{name}.npy")
             if member.compress_type == zipfile.ZIP_STORED:
                 return _map_stored(path, member.header_offset)
-            if not _is_fresh(cache, path) or _kept_array(cache) is None:
+            if not is_fresh(cache, path) or _kept_array(cache) is None:
                 cache.parent.mkdir(parents=True, exist_ok=True)
                 part = cache.with_name(f"{cache.name}.{os.getpid()}.part")
                 try:
                     with archive.open(member) as source, part.open("wb") as target:
                         shutil.copyfileobj(source, target, 1 << 24)
                     os.replace(part, cache)
+                    mark_fresh(cache, path)
                 finally:
                     part.unlink(missing_ok=True)
     except (KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -177,8 +180,32 @@ def _map_stored(path: Path, header: int) -> np.ndarray:
         return np.memmap(path, dtype, "c", file.tell(), shape, "F" if fortran else "C")
 
 
-def _is_fresh(cache: Path, source: Path) -> bool:
-    return cache.is_file() and cache.stat().st_mtime_ns >= source.stat().st_mtime_ns
+def is_fresh(cache: Path, source: Path) -> bool:
+    """Whether a file was made from its source as that is now; `mark_fresh` wrote what that was.
+
+    Args:
+        cache: the file that was made.
+        source: what it was made from. Its size and time are compared, and an older file in its place counts as another.
+    """
+    try:
+        return cache.is_file() and _note(cache).read_text(encoding="utf-8") == _stamp(source)
+    except OSError:
+        return False
+
+
+def mark_fresh(cache: Path, source: Path) -> None:
+    """Note beside a file what it was made from; where that cannot be written, it is made again the next time."""
+    with contextlib.suppress(OSError):
+        _note(cache).write_text(_stamp(source), encoding="utf-8")
+
+
+def _note(cache: Path) -> Path:
+    return cache.with_name(f"{cache.name}.source")
+
+
+def _stamp(source: Path) -> str:
+    found = source.stat()
+    return f"{source.name} {found.st_size} {found.st_mtime_ns}"
 
 
 def _check_rows(path: Path, found: int, rows: int) -> None:

@@ -1,8 +1,9 @@
-"""One message for files of a graph that are not there."""
+"""One message for files of a graph that are not there, and one for those whose content does not fit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 DOWNLOAD = "root=FOLDER, download=True"  # what a user passes to have files fetched
@@ -38,3 +39,31 @@ def find_folder(name: str, root: str | Path | None, inner: Sequence[str], files:
     found = "no such folder" if nearest is None else f"no {', '.join(missing[nearest])} in {nearest}"
     expected = f"{', '.join(files)} in {' or '.join(map(str, places))}"
     raise FileNotFoundError(f"root: {name} expected {expected}, found {found}; {remedy}")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What fails in here fails because of a file: the error names it.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ValueError: for every error of data, whatever its kind.
+
+    Example:
+        >>> with reading(Path("a.npz")):
+        ...     [1, 2][3]
+        Traceback (most recent call last):
+        ...
+        ValueError: a.npz: expected the arrays of its data set, found IndexError: list index out of range
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        told = str(error)
+        if isinstance(error, ValueError) and str(path) in told:
+            raise
+        if not (isinstance(error, ValueError) and ": expected " in told):
+            told = f"expected the arrays of its data set, found {type(error).__name__}: {told}"
+        raise ValueError(f"{path}: {told}") from error

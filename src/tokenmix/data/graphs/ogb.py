@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenmix.data.graphs.csv_arrays import kept_table, read_csv
+from tokenmix.data.graphs.csv_arrays import is_fresh, kept_table, mark_fresh, read_csv
 from tokenmix.data.graphs.download import download_zip
-from tokenmix.data.graphs.missing import DOWNLOAD, find_folder
+from tokenmix.data.graphs.missing import DOWNLOAD, find_folder, reading
 from tokenmix.data.graphs.node_data import NO_LABEL, NodeData
 from tokenmix.ops.graph import Graph
 
@@ -97,11 +97,17 @@ def read_splits(folder: Path, split: str) -> tuple[Tensor, Tensor, Tensor]:
 def labels_of(numbers: np.ndarray) -> Tensor:
     """Labels of one column, with -100 for NaN.
 
+    Raises:
+        ValueError: a number that is not whole.
+
     Example:
         >>> labels_of(np.array([[1.0], [float("nan")]]))
         tensor([   1, -100])
     """
     flat = np.asarray(numbers, np.float64).reshape(-1)
+    wrong = flat[~np.isnan(flat) & (np.isinf(flat) | (flat != np.round(flat)))]
+    if len(wrong):
+        raise ValueError(f"labels: expected whole numbers or NaN, found {wrong[0]}")
     return torch.from_numpy(np.where(np.isnan(flat), NO_LABEL, np.nan_to_num(flat)).astype(np.int64))
 
 
@@ -110,14 +116,14 @@ def kept_graph(folder: Path, edges_file: Path, edges: Callable[[], np.ndarray], 
 
     Args:
         folder: of the data set.
-        edges_file: where the edges are; a graph that was saved before that file was changed is not used.
+        edges_file: where the edges are; a graph that was saved from other content is not used.
         edges: gives (2, E), sender over receiver.
         nodes: N.
         undirected: add every edge turned round.
     """
     kept = folder / "tokenmix" / ("graph_undirected" if undirected else "graph")
     whole = kept / "graph.json"
-    if whole.is_file() and whole.stat().st_mtime_ns >= edges_file.stat().st_mtime_ns:
+    if is_fresh(whole, edges_file):
         with contextlib.suppress(ValueError):  # damaged: it is built again
             return Graph.open(kept)
     graph = Graph.from_edges(torch.from_numpy(edges()), nodes, undirected=undirected)
@@ -125,28 +131,30 @@ def kept_graph(folder: Path, edges_file: Path, edges: Callable[[], np.ndarray], 
         graph.save(kept)
     except OSError:
         return graph
+    mark_fresh(whole, edges_file)
     return Graph.open(kept)
 
 
 def _ogbn(name: str, split: str, classes: int, root: Path | None, undirected: bool, download: bool) -> NodeData:
     files = [f"raw/{part}.csv.gz" for part in _RAW] + split_files(split)
     folder = ogb_folder(name, files, root, download, name)
-    raw = folder / "raw"
-    nodes = int(read_csv(raw / "num-node-list.csv.gz").sum())
-    labels = labels_of(read_csv(raw / "node-label.csv.gz", np.float64))
-    features = kept_table(raw / "node-feat.csv.gz", nodes, folder / "tokenmix" / "node-feat.npy")
-    edges = raw / "edge.csv.gz"
-    graph = kept_graph(folder, edges, lambda: np.ascontiguousarray(read_csv(edges).T), nodes, undirected)
-    ways = "undirected" if undirected else "directed"
-    train, val, test = read_splits(folder, split)
-    return NodeData(
-        f"ogbn-{name}",
-        graph,
-        torch.from_numpy(features),
-        labels,
-        tuple(map(str, range(classes))),
-        train,
-        val,
-        test,
-        f"raw files of ogbn-{name}, split by {split}, {ways}",
-    )
+    with reading(folder):
+        raw = folder / "raw"
+        nodes = int(read_csv(raw / "num-node-list.csv.gz").sum())
+        labels = labels_of(read_csv(raw / "node-label.csv.gz", np.float64))
+        features = kept_table(raw / "node-feat.csv.gz", nodes, folder / "tokenmix" / "node-feat.npy")
+        edges = raw / "edge.csv.gz"
+        graph = kept_graph(folder, edges, lambda: np.ascontiguousarray(read_csv(edges).T), nodes, undirected)
+        ways = "undirected" if undirected else "directed"
+        train, val, test = read_splits(folder, split)
+        return NodeData(
+            f"ogbn-{name}",
+            graph,
+            torch.from_numpy(features),
+            labels,
+            tuple(map(str, range(classes))),
+            train,
+            val,
+            test,
+            f"raw files of ogbn-{name}, split by {split}, {ways}",
+        )

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from tokenmix.data.graphs.csv_arrays import kept_member
+from tokenmix.data.graphs.missing import reading
 from tokenmix.data.graphs.node_data import NodeData
 from tokenmix.data.graphs.ogb import kept_graph, labels_of, ogb_folder, read_splits, split_files
 from tokenmix.data.graphs.word_graphs import read_arrays
@@ -36,27 +37,28 @@ def ogbn_papers100M(root: Path | None = None, *, undirected: bool = True, downlo
     Source: Hu and others 2020, arXiv 2005.00687. See data_cards/ogbn.md.
     """
     folder = ogb_folder("papers100M", _FILES + split_files("time"), root, download, "papers100M-bin")
-    raw, kept = folder / "raw", folder / "tokenmix"
-    nodes = int(read_arrays(raw / "data.npz", ("num_nodes_list",))["num_nodes_list"].sum())
-    features = kept_member(raw / "data.npz", "node_feat", kept / "node-feat.npy")
-    if features.dtype != np.float32:
-        raise ValueError(f"{raw / 'data.npz'}: expected node_feat of float32, found {features.dtype}")
-    labels = labels_of(read_arrays(raw / "node-label.npz", ("node_label",))["node_label"])
+    with reading(folder):
+        raw, kept = folder / "raw", folder / "tokenmix"
+        nodes = int(read_arrays(raw / "data.npz", ("num_nodes_list",))["num_nodes_list"].sum())
+        features = kept_member(raw / "data.npz", "node_feat", kept / "node-feat.npy")
+        if features.dtype != np.float32:
+            raise ValueError(f"{raw / 'data.npz'}: expected node_feat of float32, found {features.dtype}")
+        labels = labels_of(read_arrays(raw / "node-label.npz", ("node_label",))["node_label"])
 
-    def edges() -> np.ndarray:
-        return kept_member(raw / "data.npz", "edge_index", kept / "edge_index.npy")
+        def edges() -> np.ndarray:
+            return kept_member(raw / "data.npz", "edge_index", kept / "edge_index.npy")
 
-    graph = kept_graph(folder, raw / "data.npz", edges, nodes, undirected)
-    ways = "undirected" if undirected else "directed"
-    train, val, test = read_splits(folder, "time")
-    return NodeData(
-        "ogbn-papers100M",
-        graph,
-        torch.from_numpy(features),
-        labels,
-        tuple(map(str, range(_CLASSES))),
-        train,
-        val,
-        test,
-        f"raw files of ogbn-papers100M, split by time, {ways}",
-    )
+        graph = kept_graph(folder, raw / "data.npz", edges, nodes, undirected)
+        ways = "undirected" if undirected else "directed"
+        train, val, test = read_splits(folder, "time")
+        return NodeData(
+            "ogbn-papers100M",
+            graph,
+            torch.from_numpy(features),
+            labels,
+            tuple(map(str, range(_CLASSES))),
+            train,
+            val,
+            test,
+            f"raw files of ogbn-papers100M, split by time, {ways}",
+        )

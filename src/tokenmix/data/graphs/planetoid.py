@@ -10,7 +10,7 @@ import torch
 
 from tokenmix.data.graphs.download import download_file
 from tokenmix.data.graphs.features import bag_of_words
-from tokenmix.data.graphs.missing import DOWNLOAD, find_folder
+from tokenmix.data.graphs.missing import DOWNLOAD, find_folder, reading
 from tokenmix.data.graphs.node_data import NO_LABEL, NodeData
 from tokenmix.data.graphs.safe_pickle import SparseRows, read_pickle
 from tokenmix.ops.graph import Graph
@@ -88,7 +88,7 @@ def _planetoid(name: str, folder_name: str, root: Path | None, download: bool) -
     except FileNotFoundError:
         if not download or root is None:
             raise
-        folder = root
+        folder = Path(root)
         for file in files:
             if not (folder / file).is_file():
                 download_file(f"{URL}/{file}", folder / file, _SHA256.get(file))
@@ -113,7 +113,16 @@ def _read(name: str, folder: Path) -> NodeData:
         test = np.loadtxt(folder / f"ind.{name}.test.index", dtype=np.int64, ndmin=1)
     except ValueError as error:
         raise ValueError(f"{folder}/ind.{name}.test.index: expected a whole number a line, found: {error}") from error
+    with reading(folder / f"ind.{name}"):
+        return _data_of(name, folder, parts, test)
+
+
+def _data_of(name: str, folder: Path, parts: dict[str, Any], test: np.ndarray) -> NodeData:
     known, width = parts["allx"].size
+    for part, rows in (("ally", known), ("ty", parts["tx"].size[0])):
+        if parts[part].shape != (rows, parts["y"].shape[-1]):
+            expected = f"({rows}, {parts['y'].shape[-1]}), rows of {part.replace('y', 'x')} and columns of y"
+            raise ValueError(f"{folder}/ind.{name}.{part}: expected shape {expected}, found {parts[part].shape}")
     nodes = int(test.max(initial=known - 1)) + 1
     if len(test) != parts["tx"].size[0] or len(np.unique(test)) != len(test) or test.min(initial=known) < known:
         raise ValueError(

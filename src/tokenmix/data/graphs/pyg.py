@@ -62,15 +62,17 @@ def from_pyg(
     for field in ("x", "edge_index", "y"):
         if getattr(data, field, None) is None:
             raise ValueError(f"data: expected x, edge_index and y, found no {field}")
-    labels = torch.nan_to_num(data.y.reshape(-1).double(), nan=-1.0)
-    if bool((labels != labels.round()).any()):
-        raise ValueError(f"data.y: expected classes, found {float(labels[labels != labels.round()][0])}")
+    labels = torch.where(data.y.isnan(), -1, data.y).reshape(-1).double()
+    wrong = labels[(labels != labels.round()) | labels.isinf()]
+    if len(wrong):
+        raise ValueError(f"data.y: expected classes, found {float(wrong[0])}")
     labels = torch.where(labels < 0, NO_LABEL, labels).long()
     if len(labels) != data.num_nodes:
         raise ValueError(f"data.y: expected one label for each of {data.num_nodes} nodes, found {tuple(data.y.shape)}")
     masks: list[Any] = [getattr(data, f"{part}_mask", None) for part in ("train", "val", "test")]
     if all(mask is not None for mask in masks):
-        parts = [_ids(f"{part}_mask", mask, split) for part, mask in zip(("train", "val", "test"), masks, strict=True)]
+        named = zip(("train_mask", "val_mask", "test_mask"), masks, strict=True)
+        parts = [_ids(name, mask, split, len(labels)) for name, mask in named]
         where = f"its masks, column {split}" if masks[0].dim() > 1 else "its masks"
     elif any(mask is not None for mask in masks):
         missing = [f"{part}_mask" for part, mask in zip(("train", "val", "test"), masks, strict=True) if mask is None]
@@ -94,12 +96,15 @@ def from_pyg(
     )
 
 
-def _ids(name: str, mask: Tensor, split: int) -> Tensor:
+def _ids(name: str, mask: Tensor, split: int, nodes: int) -> Tensor:
     if mask.dim() > 1:
         if not 0 <= split < mask.shape[1]:
             raise ValueError(f"split: expected 0 to {mask.shape[1] - 1}, the columns of {name}, found {split}")
         mask = mask[:, split]
-    return mask.bool().nonzero().reshape(-1)
+    if mask.dtype != torch.bool or len(mask) != nodes:
+        expected = f"bool of shape ({nodes},) or ({nodes}, splits)"
+        raise ValueError(f"data.{name}: expected {expected}, found {mask.dtype} of {tuple(mask.shape)}")
+    return mask.nonzero().reshape(-1)
 
 
 def _float_features(x: Tensor) -> Tensor:

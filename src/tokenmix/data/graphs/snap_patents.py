@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenmix.data.graphs.features import bag_of_words
-from tokenmix.data.graphs.missing import find_folder
+from tokenmix.data.graphs.missing import find_folder, reading
 from tokenmix.data.graphs.node_data import NO_LABEL, NodeData, random_split
 from tokenmix.ops.graph import Graph
 
@@ -48,11 +48,22 @@ def snap_patents(
     """
     if reads not in ("cited", "citing", "both"):
         raise ValueError(f"reads: expected 'cited', 'citing' or 'both', found {reads!r}")
-    arrays = _read(find_folder("snap-patents", root, ["data"], [_FILE], _REMEDY) / _FILE)
+    path = find_folder("snap-patents", root, ["data"], [_FILE], _REMEDY) / _FILE
+    arrays = _read(path)
+    with reading(path):
+        return _data_of(arrays, split_seed, reads, classes)
+
+
+def _data_of(arrays: dict[str, Any], split_seed: int, reads: str, classes: int) -> NodeData:
     nodes = int(np.asarray(arrays["num_nodes"]).reshape(-1)[0])
-    citing_cited = torch.from_numpy(np.ascontiguousarray(arrays["edge_index"]).astype(np.int64))
+    given = np.ascontiguousarray(arrays["edge_index"])
+    if (given != given.astype(np.int64)).any():
+        raise ValueError(f"edge_index: expected whole numbers, found {given[given != given.astype(np.int64)][0]}")
+    citing_cited = torch.from_numpy(given.astype(np.int64))
     edges = citing_cited if reads == "citing" else citing_cited.flip(0)
-    words = arrays["node_feat"].tocsr()
+    from scipy.sparse import csr_matrix  # `_read` needed scipy before
+
+    words = csr_matrix(arrays["node_feat"])
     labels = year_classes(np.asarray(arrays["years"], np.float64).reshape(-1), classes)
     train, val, test = random_split((labels != NO_LABEL).nonzero().reshape(-1), split_seed)
     return NodeData(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tokenmix.data.graphs.download import download_file
-from tokenmix.data.graphs.missing import DOWNLOAD, find_folder
+from tokenmix.data.graphs.missing import DOWNLOAD, find_folder, reading
 from tokenmix.data.graphs.node_data import NodeData
 from tokenmix.ops.graph import Graph
 
@@ -40,7 +41,7 @@ def wikics(root: Path | None = None, *, split: int = 0, undirected: bool = True,
     except FileNotFoundError:
         if not download or root is None:
             raise
-        folder = root
+        folder = Path(root)
         download_file(URL, folder / "data.json")
     path = folder / "data.json"
     try:
@@ -50,18 +51,29 @@ def wikics(root: Path | None = None, *, split: int = 0, undirected: bool = True,
     absent = [key for key in _KEYS if key not in content] if isinstance(content, dict) else list(_KEYS)
     if absent:
         raise ValueError(f"{path}: expected {', '.join(_KEYS)}, found no {', '.join(absent)}")
-    splits = len(content["train_masks"])
+    with reading(path):
+        return _data_of(content, split, undirected)
+
+
+def _data_of(content: dict[str, Any], split: int, undirected: bool) -> NodeData:
+    splits, nodes = len(content["train_masks"]), len(content["labels"])
     if not 0 <= split < splits:
         raise ValueError(f"split: expected 0 to {splits - 1}, found {split}")
+    if len(content["val_masks"]) != splits:
+        raise ValueError(f"val_masks: expected {splits}, as many as train_masks, found {len(content['val_masks'])}")
+    masks = {"train_masks": content["train_masks"][split], "val_masks": content["val_masks"][split]}
+    masks["test_mask"] = content["test_mask"]
+    for name, rows in {"features": content["features"], "links": content["links"], **masks}.items():
+        if len(rows) != nodes:
+            raise ValueError(f"{name}: expected one for each of {nodes} labels, found {len(rows)}")
     labels = torch.tensor(content["labels"], dtype=torch.int64)
     receivers = list(chain.from_iterable(content["links"]))
     senders = list(chain.from_iterable(repeat(i, len(row)) for i, row in enumerate(content["links"])))
     edges = torch.tensor([senders, receivers], dtype=torch.int64)
-    masks = (content["train_masks"][split], content["val_masks"][split], content["test_mask"])
-    train, val, test = (torch.tensor(mask, dtype=torch.bool).nonzero().reshape(-1) for mask in masks)
+    train, val, test = (torch.tensor(mask, dtype=torch.bool).nonzero().reshape(-1) for mask in masks.values())
     return NodeData(
         "wikics",
-        Graph.from_edges(edges, len(labels), undirected=undirected),
+        Graph.from_edges(edges, nodes, undirected=undirected),
         torch.tensor(content["features"], dtype=torch.float32),
         labels,
         tuple(map(str, range(int(labels.max()) + 1))),

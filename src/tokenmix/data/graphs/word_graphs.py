@@ -110,9 +110,11 @@ def data_of_arrays(name: str, arrays: dict[str, np.ndarray], split_seed: int, so
     Raises:
         ValueError: arrays that do not fit.
     """
+    if arrays["edge"].ndim != 2 or arrays["edge"].shape[1] != 2:
+        raise ValueError(f"edge: expected shape (E, 2) in the file of {name}, found {arrays['edge'].shape}")
     labels = torch.from_numpy(arrays["y"].astype(np.int64))
     edges = torch.from_numpy(np.ascontiguousarray(arrays["edge"].astype(np.int64).T))
-    graph = Graph.from_edges(edges.reshape(2, -1), len(labels), undirected=True, self_loops="drop")
+    graph = Graph.from_edges(edges, len(labels), undirected=True, self_loops="drop")
     features = bag_of_words(arrays["feat_indptr"], arrays["feat_index"], len(arrays["vocab"]))
     train, val, test = random_split(torch.arange(len(labels)), split_seed)
     where = f"{source}; split 50/25/25 by seed {split_seed}"

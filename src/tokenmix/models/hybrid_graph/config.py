@@ -56,7 +56,7 @@ class HybridGraphConfig(PreTrainedConfig):
         for name in ("num_features", "hidden_size", "num_attention_heads"):
             check_positive(name, getattr(self, name))
         for name in ("gcn_layers", "sage_layers", "gat_layers", "label_weight", "severity_weight"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}: expected 0 or more, found {getattr(self, name)}")
         if not self.gcn_layers + self.sage_layers + self.gat_layers:
             raise ValueError("gcn_layers, sage_layers, gat_layers: expected at least one layer, found none")

@@ -119,14 +119,11 @@ class HybridGraphModel(SafeLoading, PreTrainedModel):
             ValueError, TypeError: input of another shape or type, or out of range.
         """
         self._check(features, edges, edge_weight)
-        nodes = len(features)
+        nodes, features = len(features), features.to(self.label_head.weight.dtype)
         labels = self._targets("labels", labels, nodes)
         severity = self._targets("severity", severity, nodes)
-        if train_nodes is not None and (train_nodes.dtype != torch.bool or train_nodes.shape != (nodes,)):
-            raise ValueError(
-                f"train_nodes: expected bool of shape ({nodes},), found {train_nodes.dtype} of "
-                f"{tuple(train_nodes.shape)}"
-            )
+        if train_nodes is not None and (_kind(train_nodes) != "torch.bool" or train_nodes.shape != (nodes,)):
+            raise ValueError(f"train_nodes: expected bool of shape ({nodes},), found {_shape(train_nodes)}")
         graph = GraphEdges.of(edges, edge_weight, nodes, at_least_float32(features).dtype)
         x = features
         for layer, norm in zip(self.layers, self.norms, strict=True):
@@ -160,16 +157,15 @@ class HybridGraphModel(SafeLoading, PreTrainedModel):
         if edges.dim() != 2 or len(edges) != 2:
             raise ValueError(f"edges: expected shape (2, E), found {tuple(edges.shape)}")
         if edges.numel():
-            low, high = (int(end) for end in edges.aminmax())
+            low, high = (int(end) for end in edges.long().aminmax())
             if low < 0 or high >= len(features):
                 found = low if low < 0 else high
                 raise ValueError(f"edges: expected nodes from 0 to {len(features) - 1}, found {found}")
         if edge_weight is not None:
-            if not edge_weight.is_floating_point() or edge_weight.shape != edges.shape[1:]:
-                raise ValueError(
-                    f"edge_weight: expected floats of shape ({edges.shape[1]},), found {edge_weight.dtype} of "
-                    f"{tuple(edge_weight.shape)}"
-                )
+            floats = isinstance(edge_weight, Tensor) and edge_weight.is_floating_point()
+            if not floats or edge_weight.shape != edges.shape[1:]:
+                expected = f"floats of shape ({edges.shape[1]},)"
+                raise ValueError(f"edge_weight: expected {expected}, found {_shape(edge_weight)}")
             wrong = ~((edge_weight >= 0) & edge_weight.isfinite())
             if bool(wrong.any()):
                 raise ValueError(f"edge_weight: expected numbers of 0 or more, found {float(edge_weight[wrong][0])}")
@@ -177,13 +173,19 @@ class HybridGraphModel(SafeLoading, PreTrainedModel):
     def _targets(self, name: str, value: Tensor | None, nodes: int) -> Tensor | None:
         if value is None:
             return None
-        if value.shape != (nodes,):
-            raise ValueError(f"{name}: expected shape ({nodes},), found {tuple(value.shape)}")
+        if not isinstance(value, Tensor) or value.shape != (nodes,):
+            raise ValueError(f"{name}: expected shape ({nodes},), found {_shape(value)}")
         if name == "labels":
             wrong = (value != NO_LABEL) & ~((value >= 0) & (value <= 1))
             if bool(wrong.any()):
                 raise ValueError(f"labels: expected 0 to 1, or {NO_LABEL} for none, found {float(value[wrong][0])}")
+        elif bool(value.isinf().any()):
+            raise ValueError(f"{name}: expected finite numbers, or NaN for none, found infinity")
         return value
+
+
+def _shape(value: Any) -> str:
+    return f"{value.dtype} of {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _kind(value: Any) -> str:

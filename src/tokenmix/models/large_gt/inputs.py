@@ -39,7 +39,7 @@ class WholeGraph:
         features: (N, F), sparse CSR or dense.
 
     Raises:
-        ValueError: another number of rows than nodes, or features that are no numbers.
+        ValueError: another number of rows than nodes, or features that are no numbers. TypeError: another layout.
 
     Example:
         >>> graph = Graph.from_edges(torch.tensor([[0], [1]]), 3, undirected=True)
@@ -53,6 +53,8 @@ class WholeGraph:
             expected = f"({graph.num_nodes}, F)"
             raise ValueError(f"features: expected shape {expected}, found {tuple(features.shape)}")
         sparse = features.layout == torch.sparse_csr
+        if not sparse and features.layout != torch.strided:
+            raise TypeError(f"features: expected a dense tensor or torch.sparse_csr, found {features.layout}")
         if not bool((features.values() if sparse else features).isfinite().all()):
             raise ValueError("features: expected finite numbers, found NaN or infinity")
         self.num_nodes, self.num_features = features.shape

@@ -144,6 +144,7 @@ class LargeGTModel(LargeGTPreTrainedModel):
             ValueError, TypeError: input of another shape or type, or out of range.
         """
         self._check(places, nodes, features, positions)
+        places, nodes = places.long(), nodes.long()
         first = self._first(places[:, 0], features)
         halves = []
         if first.tokens is not None and self.first.token_in is not None:
@@ -170,7 +171,7 @@ class LargeGTModel(LargeGTPreTrainedModel):
         The codebook stays as it is. Input is that of `forward`.
         """
         self._check(places, nodes, features, positions)
-        z = self._first(places[:, 0], features).nodes
+        z = self._first(places[:, 0].long(), features).nodes
         if z is not None:  # of mode "local"
             self.global_half.assign(z, nodes, positions)
 
@@ -187,6 +188,13 @@ class LargeGTModel(LargeGTPreTrainedModel):
         if places.shape[1] * (config.hops + 1) < 2 and config.mode != "global":
             raise ValueError(f"places: expected more than one token a node, found K={places.shape[1]} and hops=0")
         known = config.num_nodes
+        for name, floats in (("features", features), ("positions", positions)):
+            if floats is not None and not (isinstance(floats, Tensor) and floats.is_floating_point()):
+                found = floats.dtype if isinstance(floats, Tensor) else type(floats).__name__
+                raise TypeError(f"{name}: expected a tensor of floats, found {found}")
+            if floats is not None and not bool(floats.isfinite().all()):
+                row = int((~floats.isfinite()).flatten(1).any(1).nonzero()[0])
+                raise ValueError(f"{name}: expected finite numbers, found NaN or infinity in row {row}")
         if features is not None:
             if features.dim() != 3 or features.shape[1:] != (config.hops + 1, config.num_features):
                 raise ValueError(
@@ -195,14 +203,14 @@ class LargeGTModel(LargeGTPreTrainedModel):
                 )
             known = len(features)
         for name, value, high in (("places", places, known), ("nodes", nodes, config.num_nodes)):
-            low, most = (int(x) for x in value.aminmax())
+            low, most = (int(x) for x in value.long().aminmax())
             if low < 0 or most >= high:
                 raise ValueError(f"{name}: expected numbers from 0 to {high - 1}, found {low if low < 0 else most}")
         wanted = config.position_size if config.mode != "local" else 0
         if wanted and (positions is None or tuple(positions.shape) != (len(nodes), wanted)):
-            found = None if positions is None else tuple(positions.shape)
+            shape = None if positions is None else tuple(positions.shape)
             raise ValueError(
-                f"positions: expected shape (B, position_size) = {(len(nodes), wanted)}, found {found}; without "
+                f"positions: expected shape (B, position_size) = {(len(nodes), wanted)}, found {shape}; without "
                 "positional encodings, set position_size=0"
             )
         if not wanted and positions is not None and config.mode != "local":

@@ -192,6 +192,19 @@ def test_two_processes_train_as_one_does(recipe: ModuleType, tiny: list[str], tm
     assert abs(one - two) < 0.08
 
 
+@pytest.mark.slow
+def test_two_million_nodes_take_less_than_eight_gigabytes(tmp_path: Path) -> None:
+    """Generated, aggregated to disk, sampled, trained on and scored, in a process of its own that tells its peak."""
+    where = ["--data.folder", str(tmp_path / "graph"), "--output", str(tmp_path / "run")]
+    command = [str(FOLDER / "train.py"), "--config", str(FOLDER / "configs" / "power_law.yaml"), *where]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, timeout=1200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = results(tmp_path / "run")["full"]
+    assert "2,000,000 nodes" in json.loads((tmp_path / "run" / "results.json").read_text())["graph"]
+    assert found["peak_gb"] < 8
+    assert found["test"] > 0.3  # of 50 classes
+
+
 @pytest.mark.parametrize("name", ["products", "snap_patents"])
 def test_published_settings_build(recipe: ModuleType, name: str) -> None:
     config, _ = parse_config(recipe.Config, ["--config", str(FOLDER / "configs" / f"{name}.yaml")])

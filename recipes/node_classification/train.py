@@ -63,7 +63,12 @@ def build_model(config: Config, name: str, graph: PreparedGraph, changes: dict[s
     data = graph.data
     nodes, features = data.features.shape
     positions = 0 if graph.positions is None else graph.positions.shape[1]
-    sizes = {"num_features": features, "num_nodes": nodes, "num_labels": len(data.classes), "position_size": positions}
+    sizes = {
+        "num_features": features,
+        "num_nodes": nodes,
+        "id2label": dict(enumerate(data.classes)),
+        "position_size": positions,
+    }
     fields = config.model | config.models[name] | changes | sizes
     model = LargeGTForNodeClassification(LargeGTConfig(**fields))
     if graph.features is None:

@@ -71,12 +71,18 @@ def registered_name(target: str, known: Container[str]) -> str:
     if not place.endswith(".py"):
         return target
     path = Path(place).resolve()
-    if path not in _RUN:
+    if path not in _RUN and path not in _imported_files():
         _load_file(Path(place))
         _RUN.add(path)
     if name not in known:
         raise ValueError(f"name: {place} registers nothing under {name!r}")
     return name
+
+
+def _imported_files() -> set[Path]:
+    """Of the modules of this process, which a program may have imported before it named one of them as a file."""
+    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    return {Path(file).resolve() for file in files if isinstance(file, str)}
 
 
 def source_digest(target: str) -> str:

@@ -380,3 +380,8 @@ def test_integers_that_cannot_count_all_nodes_name_some(dtype):
     assert torch.equal(sample_two_hop(graph, nodes.to(dtype), 4), sample_two_hop(graph, nodes, 4))
     with pytest.raises(ValueError, match="nodes: expected ids from 0 to 99, found 100"):
         sample_two_hop(Graph.from_edges(edges[:, :0], 100), nodes.to(dtype), 4)
+
+
+def test_one_size_is_no_sequence():
+    with pytest.raises(TypeError, match="sizes: expected a sequence, one size a hop, found int"):
+        sample_fan_out(Graph.from_edges(torch.tensor([[0], [1]]), 2), torch.tensor([0]), 10)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tokenmix.ops.graph import Graph
+from tokenmix.ops.graph import Graph, check_graph
 from tokenmix.ops.hop_features import gather_rows
 from tokenmix.ops.neighbours import sample_two_hop
 
@@ -37,6 +37,9 @@ class NodeDataset(Dataset[dict[str, int]]):
         {'nodes': 4, 'labels': 40, 'epoch': 3}
     """
 
+    tells_workers = True
+    """Workers that stay from epoch to epoch hear of a new one."""
+
     def __init__(self, nodes: Tensor, labels: Tensor) -> None:
         if nodes.dim() != 1 or nodes.is_floating_point() or nodes.dtype == torch.bool:
             raise ValueError(f"nodes: expected ids of shape (n,), found {nodes.dtype} of {tuple(nodes.shape)}")
@@ -51,6 +54,10 @@ class NodeDataset(Dataset[dict[str, int]]):
         if epoch < 0:
             raise ValueError(f"epoch: expected 0 or more, found {epoch}")
         self._epoch.fill_(epoch)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._epoch.share_memory_()  # of a copy
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -99,6 +106,7 @@ class NodeCollator:
         seed: int = 0,
         resample: bool = False,
     ) -> None:
+        check_graph(graph)
         for name, value in (("features", features), ("positions", positions)):
             if value is not None and len(value) != graph.num_nodes:
                 raise ValueError(f"{name}: expected {graph.num_nodes} rows, one a node, found {len(value)}")
@@ -127,6 +135,7 @@ class NodeCollator:
             >>> collate.size, collate.near
             (4, 2)
         """
+        check_graph(graph)
         if graph.num_nodes != config.num_nodes:
             raise ValueError(f"graph: expected num_nodes={config.num_nodes}, found {graph.num_nodes}")
         size, near = (1, 0) if config.mode == "global" else (config.sample_size, config.near_nodes)

@@ -122,6 +122,8 @@ def sample_fan_out(
     """
     nodes = _checked_nodes(graph, nodes)
     _check_whole("seed", seed, None)
+    if not isinstance(sizes, Sequence):
+        raise TypeError(f"sizes: expected a sequence, one size a hop, found {type(sizes).__name__}")
     for hop, size in enumerate(sizes):
         _check_whole(f"sizes[{hop}]", size, -1)
     pick = native_picks if kernels.available() else plain_picks

@@ -52,7 +52,8 @@ class EpochTrainer(MixerTrainer):
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int] | None:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
-        refuse_persistent_workers(self.args)
+        if not getattr(dataset, "tells_workers", False):
+            refuse_persistent_workers(self.args)
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         return EpochSampler(len(dataset), seed, on_epoch=dataset.set_epoch)
 

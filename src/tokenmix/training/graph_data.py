@@ -23,7 +23,7 @@ from tokenmix.ops.graph_positions import laplacian_encoding, random_walk_encodin
 from tokenmix.ops.hop_features import hop_features, open_hop_features
 from tokenmix.training.resume import write_text
 
-_LOOKED_AT = 1 << 14  # rows of a graph that tell it from another
+_BLOCK = 1 << 24  # numbers that are read together
 IN_MEMORY = 4 << 30  # bytes of hop features above which they go to a file
 
 
@@ -122,10 +122,12 @@ def _hop_features_on_disk(data: NodeData, hops: int, folder: Path) -> Tensor:
     try:
         found = open_hop_features(folder)
     except FileNotFoundError:
-        found = hop_features(data.graph, data.features, hops, out=folder)
-        write_text(about, settings)
-        return found
-    if not about.exists() or about.read_text(encoding="utf-8") != settings:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(about, settings)  # before the features: a start that is killed between them leaves none
+        return hop_features(data.graph, data.features, hops, out=folder)
+    if not about.exists():
+        raise ValueError(f"output: {folder} does not say of which graph its hop features are; remove it")
+    if about.read_text(encoding="utf-8") != settings:
         raise ValueError(f"output: {folder} holds hop features of another graph; remove it, or write elsewhere")
     return found
 
@@ -150,10 +152,13 @@ def _positions(config: GraphConfig, data: NodeData, folder: Path) -> Tensor | No
 
 
 def _fingerprint(data: NodeData, settings: dict[str, Any]) -> str:
-    """JSON that tells what is kept of one graph from that of another: settings, sizes, and a digest of some rows."""
-    digest = hashlib.sha256()
-    sparse = data.features.layout == torch.sparse_csr
-    for numbers in (data.graph.indptr, data.graph.indices, data.features.values() if sparse else data.features):
-        rows = numbers[:: max(1, len(numbers) // _LOOKED_AT)]
-        digest.update(f"{tuple(numbers.shape)}".encode() + np.ascontiguousarray(rows.numpy()).tobytes())
+    """JSON that tells what is kept of one graph from that of another: settings, and a digest of edges and features."""
+    digest, x = hashlib.blake2b(digest_size=16), data.features
+    numbers = [data.graph.indptr, data.graph.indices]
+    numbers += [x.crow_indices(), x.col_indices(), x.values()] if x.layout == torch.sparse_csr else [x]
+    for part in numbers:
+        digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
+        step = max(1, _BLOCK // max(1, part[:1].numel()))
+        for start in range(0, len(part), step):  # all of it, a part at a time: features may be larger than memory
+            digest.update(np.ascontiguousarray(part[start : start + step].numpy()).data)
     return json.dumps({**settings, "graph": digest.hexdigest()})

@@ -356,8 +356,8 @@ def test_other_numbers_are_read_as_those_of_the_weights():
         ({"num_attention_heads": 3}, "num_attention_heads: expected a divisor of hidden_size=64, found 3"),
         ({"gcn_layers": 0, "sage_layers": 0, "gat_layers": 0}, "expected at least one layer, found none"),
         ({"dropout": 1.0}, "dropout: expected a probability below 1, found 1.0"),
-        ({"severity_weight": -1}, "severity_weight: expected 0 or more, found -1"),
-        ({"label_weight": float("nan")}, "label_weight: expected 0 or more, found nan"),
+        ({"severity_weight": -1}, "severity_weight: expected a finite number of 0 or more, found -1"),
+        ({"label_weight": float("nan")}, "label_weight: expected a finite number of 0 or more, found nan"),
         ({"hiden_size": 4}, "hiden_size: not a field of HybridGraphConfig; did you mean 'hidden_size'"),
     ],
 )

@@ -216,7 +216,7 @@ def test_saved_and_loaded_it_is_the_same_with_its_codes(batch: dict[str, Tensor]
             {"features": torch.full((24, 3, FEATURES), torch.nan)},
             "features: expected finite numbers, found NaN .* row 0",
         ),
-        ({"features": torch.zeros(24, 3, FEATURES).numpy()}, "features: expected a tensor of floats, found ndarray"),
+        ({"features": torch.zeros(24, 3, FEATURES).numpy()}, "features: expected a dense tensor, found ndarray"),
         ({"positions": torch.eye(5, 4) / 0}, "positions: expected finite numbers, found NaN or infinity in row 0"),
         ({"positions": None}, "positions: expected shape"),
         ({"positions": torch.zeros(5, 3)}, "positions: expected shape"),

@@ -260,7 +260,15 @@ def test_generation_without_bookkeeping_reads_patches_alike() -> None:
         net.read_last(drawn[:, :2], Layout(), state)
         found = net.lm_head(net.read_last(drawn[:, 2:], Layout(), state))
         expected = net(drawn, features=torch.zeros(1, 3, SIZE, dtype=torch.float64)).logits[:, -1]
-    torch.testing.assert_close(found, expected, **EXACT)
+        torch.testing.assert_close(found, expected, **EXACT)
+        state = net.init_state(1)
+        net.read_last(drawn[:, :2], Layout(), state)
+        found = net.lm_head(net.read_last(torch.tensor([[PATCH, 2, 7]]), Layout(), state))
+        whole = torch.tensor([[5, 1, PATCH, 2, 7]])
+        expected = net(whole, features=torch.zeros(1, 5, SIZE, dtype=torch.float64)).logits[:, -1]
+        torch.testing.assert_close(found, expected, **EXACT)
+        with pytest.raises(ValueError, match="features: expected shape"):
+            net.read_last(torch.tensor([[1, PATCH]]), Layout(), state)
 
 
 def test_grammar_never_draws_what_has_no_tokens() -> None:

@@ -118,6 +118,7 @@ def kept_table(path: Path, rows: int, cache: Path) -> np.ndarray:
         if mapped is None:
             return np.empty((0, 0), np.float32)
         mapped.flush()
+        mark_stale(cache)
         os.replace(part, cache)
         mark_fresh(cache, path)
     finally:
@@ -156,6 +157,7 @@ def kept_member(path: Path, name: str, cache: Path) -> np.ndarray:
                 try:
                     with archive.open(member) as source, part.open("wb") as target:
                         shutil.copyfileobj(source, target, 1 << 24)
+                    mark_stale(cache)
                     os.replace(part, cache)
                     mark_fresh(cache, path)
                 finally:
@@ -189,8 +191,13 @@ def is_fresh(cache: Path, source: Path) -> bool:
     """
     try:
         return cache.is_file() and _note(cache).read_text(encoding="utf-8") == _stamp(source)
-    except OSError:
+    except (OSError, ValueError):
         return False
+
+
+def mark_stale(cache: Path) -> None:
+    """Forget what a file was made from, before it is made anew."""
+    _note(cache).unlink(missing_ok=True)
 
 
 def mark_fresh(cache: Path, source: Path) -> None:

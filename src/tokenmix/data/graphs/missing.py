@@ -49,7 +49,7 @@ def reading(path: Path) -> Iterator[None]:
         path: of the file.
 
     Raises:
-        ValueError: for every error of data, whatever its kind.
+        ValueError: for every error of data, whatever its kind. Arguments are checked before.
 
     Example:
         >>> with reading(Path("a.npz")):
@@ -62,8 +62,8 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         told = str(error)
-        if isinstance(error, ValueError) and str(path) in told:
-            raise
+        if (isinstance(error, ValueError) and str(path) in told) or "memory" in told:
+            raise  # it is named, or no file's fault
         if not (isinstance(error, ValueError) and ": expected " in told):
             told = f"expected the arrays of its data set, found {type(error).__name__}: {told}"
         raise ValueError(f"{path}: {told}") from error

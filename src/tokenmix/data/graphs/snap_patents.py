@@ -48,6 +48,8 @@ def snap_patents(
     """
     if reads not in ("cited", "citing", "both"):
         raise ValueError(f"reads: expected 'cited', 'citing' or 'both', found {reads!r}")
+    if classes < 2:
+        raise ValueError(f"classes: expected at least 2, found {classes}")
     path = find_folder("snap-patents", root, ["data"], [_FILE], _REMEDY) / _FILE
     arrays = _read(path)
     with reading(path):

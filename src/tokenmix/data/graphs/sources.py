@@ -75,6 +75,9 @@ def load_graph(name: str = "stdlib_calls", root: str | os.PathLike[str] | None =
     for option in options:
         if option not in known and option not in _OPEN_TO_ALL:
             raise ValueError(f"{option}: not an option of the graph {name!r}; {nearest(option, known)}")
+    split_seed = options.get("split_seed", 0)
+    if not isinstance(split_seed, int) or split_seed < 0:
+        raise ValueError(f"split_seed: expected a whole number of 0 or more, found {split_seed!r}")
     passed = {option: value for option, value in options.items() if option in known}
     data = load(None if root is None else Path(root).expanduser(), **passed)
     if not isinstance(data, NodeData):

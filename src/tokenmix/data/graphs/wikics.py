@@ -52,13 +52,15 @@ def wikics(root: Path | None = None, *, split: int = 0, undirected: bool = True,
     if absent:
         raise ValueError(f"{path}: expected {', '.join(_KEYS)}, found no {', '.join(absent)}")
     with reading(path):
+        splits = len(content["train_masks"])
+    if not 0 <= split < splits:
+        raise ValueError(f"split: expected 0 to {splits - 1}, found {split}")
+    with reading(path):
         return _data_of(content, split, undirected)
 
 
 def _data_of(content: dict[str, Any], split: int, undirected: bool) -> NodeData:
     splits, nodes = len(content["train_masks"]), len(content["labels"])
-    if not 0 <= split < splits:
-        raise ValueError(f"split: expected 0 to {splits - 1}, found {split}")
     if len(content["val_masks"]) != splits:
         raise ValueError(f"val_masks: expected {splits}, as many as train_masks, found {len(content['val_masks'])}")
     masks = {"train_masks": content["train_masks"][split], "val_masks": content["val_masks"][split]}

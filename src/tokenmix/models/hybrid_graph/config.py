@@ -57,7 +57,7 @@ class HybridGraphConfig(PreTrainedConfig):
             check_positive(name, getattr(self, name))
         for name in ("gcn_layers", "sage_layers", "gat_layers", "label_weight", "severity_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+                raise ValueError(f"{name}: expected a finite number of 0 or more, found {getattr(self, name)}")
         if not self.gcn_layers + self.sage_layers + self.gat_layers:
             raise ValueError("gcn_layers, sage_layers, gat_layers: expected at least one layer, found none")
         if self.hidden_size % self.num_attention_heads:

@@ -149,10 +149,11 @@ class HybridGraphModel(SafeLoading, PreTrainedModel):
         if features.dim() != 2 or features.shape[1] != self.config.num_features:
             expected = f"(N, num_features={self.config.num_features})"
             raise ValueError(f"features: expected shape {expected}, found {tuple(features.shape)}")
-        if not bool(features.isfinite().all()):
-            row = int((~features.isfinite()).any(1).nonzero()[0])
+        finite = features.to(self.label_head.weight.dtype).isfinite()
+        if not bool(finite.all()):
+            row = int((~finite).any(1).nonzero()[0])
             raise ValueError(f"features: expected finite numbers, found NaN or infinity at node {row}")
-        if not isinstance(edges, Tensor) or edges.is_floating_point() or edges.dtype == torch.bool:
+        if _kind(edges).removeprefix("torch.").rstrip("0123456789") not in ("int", "uint"):
             raise TypeError(f"edges: expected integers, found {_kind(edges)}")
         if edges.dim() != 2 or len(edges) != 2:
             raise ValueError(f"edges: expected shape (2, E), found {tuple(edges.shape)}")
@@ -166,7 +167,7 @@ class HybridGraphModel(SafeLoading, PreTrainedModel):
             if not floats or edge_weight.shape != edges.shape[1:]:
                 expected = f"floats of shape ({edges.shape[1]},)"
                 raise ValueError(f"edge_weight: expected {expected}, found {_shape(edge_weight)}")
-            wrong = ~((edge_weight >= 0) & edge_weight.isfinite())
+            wrong = ~((edge_weight >= 0) & edge_weight.float().isfinite())
             if bool(wrong.any()):
                 raise ValueError(f"edge_weight: expected numbers of 0 or more, found {float(edge_weight[wrong][0])}")
 
@@ -179,7 +180,7 @@ class HybridGraphModel(SafeLoading, PreTrainedModel):
             wrong = (value != NO_LABEL) & ~((value >= 0) & (value <= 1))
             if bool(wrong.any()):
                 raise ValueError(f"labels: expected 0 to 1, or {NO_LABEL} for none, found {float(value[wrong][0])}")
-        elif bool(value.isinf().any()):
+        elif bool(value.float().isinf().any()):
             raise ValueError(f"{name}: expected finite numbers, or NaN for none, found infinity")
         return value
 

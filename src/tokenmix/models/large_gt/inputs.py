@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenmix.ops.common import without_autocast
-from tokenmix.ops.graph import Graph
+from tokenmix.ops.graph import Graph, check_graph
 from tokenmix.ops.hop_features import normalised_adjacency
 from tokenmix.ops.sparse import SparseMatrix
 
@@ -49,6 +49,7 @@ class WholeGraph:
     """
 
     def __init__(self, graph: Graph, features: Tensor) -> None:
+        check_graph(graph)
         if features.dim() != 2 or features.shape[0] != graph.num_nodes:
             expected = f"({graph.num_nodes}, F)"
             raise ValueError(f"features: expected shape {expected}, found {tuple(features.shape)}")

@@ -17,6 +17,8 @@ from tokenmix.models.large_gt.local import LocalHalf
 from tokenmix.models.safe_loading import SafeLoading
 from tokenmix.ops.graph import Graph
 
+_COMPLEX = (torch.complex32, torch.complex64, torch.complex128)
+
 
 @dataclass
 class LargeGTOutput(ModelOutput):
@@ -178,7 +180,7 @@ class LargeGTModel(LargeGTPreTrainedModel):
     def _check(self, places: Tensor, nodes: Tensor, features: Tensor | None, positions: Tensor | None) -> None:
         config = self.config
         for name, value, dims in (("places", places, 2), ("nodes", nodes, 1)):
-            if not isinstance(value, Tensor) or value.is_floating_point() or value.dtype == torch.bool:
+            if not isinstance(value, Tensor) or value.is_floating_point() or value.dtype in (torch.bool, *_COMPLEX):
                 raise TypeError(f"{name}: expected integers, found {getattr(value, 'dtype', type(value).__name__)}")
             if value.dim() != dims or len(value) != len(nodes) or len(value) == 0:
                 expected = "(B, K)" if dims == 2 else "(B,)"
@@ -188,19 +190,17 @@ class LargeGTModel(LargeGTPreTrainedModel):
         if places.shape[1] * (config.hops + 1) < 2 and config.mode != "global":
             raise ValueError(f"places: expected more than one token a node, found K={places.shape[1]} and hops=0")
         known = config.num_nodes
-        for name, floats in (("features", features), ("positions", positions)):
-            if floats is not None and not (isinstance(floats, Tensor) and floats.is_floating_point()):
-                found = floats.dtype if isinstance(floats, Tensor) else type(floats).__name__
-                raise TypeError(f"{name}: expected a tensor of floats, found {found}")
-            if floats is not None and not bool(floats.isfinite().all()):
-                row = int((~floats.isfinite()).flatten(1).any(1).nonzero()[0])
-                raise ValueError(f"{name}: expected finite numbers, found NaN or infinity in row {row}")
+        for name, given in (("features", features), ("positions", positions)):
+            if given is not None and (not isinstance(given, Tensor) or given.layout != torch.strided):
+                found = given.layout if isinstance(given, Tensor) else type(given).__name__
+                raise TypeError(f"{name}: expected a dense tensor, found {found}")
         if features is not None:
             if features.dim() != 3 or features.shape[1:] != (config.hops + 1, config.num_features):
                 raise ValueError(
                     f"features: expected shape (U, hops + 1={config.hops + 1}, num_features={config.num_features}), "
                     f"found {tuple(features.shape)}"
                 )
+            _refuse_nan("features", features)
             known = len(features)
         for name, value, high in (("places", places, known), ("nodes", nodes, config.num_nodes)):
             low, most = (int(x) for x in value.long().aminmax())
@@ -210,8 +210,18 @@ class LargeGTModel(LargeGTPreTrainedModel):
         if wanted and (positions is None or tuple(positions.shape) != (len(nodes), wanted)):
             shape = None if positions is None else tuple(positions.shape)
             raise ValueError(
-                f"positions: expected shape (B, position_size) = {(len(nodes), wanted)}, found {shape}; without "
-                "positional encodings, set position_size=0"
+                f"positions: expected shape (B, position_size) = {(len(nodes), wanted)}, found {shape}; a new model "
+                "without positional encodings has position_size=0"
             )
         if not wanted and positions is not None and config.mode != "local":
             raise ValueError("positions: expected none, as position_size is 0, found some")
+        if wanted and positions is not None:
+            _refuse_nan("positions", positions)
+
+
+def _refuse_nan(name: str, x: Tensor) -> None:
+    if bool(x.sum().isfinite()):  # one pass without a copy; a sum may also be infinite when no number is
+        return
+    wrong = (~x.isfinite()).flatten(1).any(1).nonzero()
+    if len(wrong):
+        raise ValueError(f"{name}: expected finite numbers, found NaN or infinity in row {int(wrong[0])}")

@@ -186,14 +186,17 @@ class MixtureOfTransformersForCausalLM(MixtureOfTransformersPreTrainedModel, Mix
     def read_last(self, input_ids: Tensor, layout: Layout, state: StackState) -> Tensor:
         """As `MixerForCausalLM.read_last`; the ids tell the modality.
 
-        A continuous token that is read alone, behind others, was drawn, and has features of 0, as in `generate`.
+        The first token behind others may be one that was drawn, the last of what `tokenmix.models.generate` gave: a
+        continuous one has features of 0, as in `generate`.
 
         Raises:
-            ValueError: a prompt with continuous tokens, whose features `generate` alone takes.
+            ValueError: other continuous tokens, whose features `generate` alone takes.
         """
         layout = self.model.with_modality(layout, input_ids)
-        size, drawn = self.config.feature_size, input_ids.shape[1] == 1 and state.length > 0
-        features = torch.zeros(*input_ids.shape, size, device=input_ids.device) if size and drawn else None
+        size, features = self.config.feature_size, None
+        if size and state.length > 0:
+            self.model.refuse_missing(layout, first=1)
+            features = torch.zeros(*input_ids.shape, size, device=input_ids.device)
         x = self.model.read_features(self.model.embed(input_ids, layout, state), layout, features)
         return self.stack(x, layout, state, last_only=True)[:, 0]
 

@@ -139,7 +139,7 @@ class MixtureOfTransformersModel(MixtureOfTransformersPreTrainedModel, MixerMode
                 continuous (looked for on the CPU alone).
         """
         if features is None:
-            self._refuse_missing(layout)
+            self.refuse_missing(layout)
             return x
         self.check_features(x.shape[0], x.shape[1], features, noise_level)
         if noise_level is None:
@@ -150,11 +150,16 @@ class MixtureOfTransformersModel(MixtureOfTransformersPreTrainedModel, MixerMode
             x = x + module.read(features.masked_fill(~here, 0), noise_level) * here
         return x
 
-    def _refuse_missing(self, layout: Layout) -> None:
-        """Without features a continuous token would be read as if all patches were the same."""
+    def refuse_missing(self, layout: Layout, first: int = 0) -> None:
+        """Refuse continuous tokens from a column on: without features, all patches would be read as the same.
+
+        Raises:
+            ValueError: there is one (looked for on the CPU alone).
+        """
         modality = token_modality(layout)
         for name, number in self.config.continuous().items():
             here = modality == number if layout.mask is None else (modality == number) & layout.mask
+            here = here[:, first:]
             if can_look(here) and bool(here.any()):
                 expected = f"(B, L, F >= {self.config.specs[name]['input_size']})"
                 raise ValueError(f"features: expected shape {expected} for the tokens of {name!r}, found None")

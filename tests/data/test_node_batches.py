@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -111,3 +115,22 @@ def test_a_model_says_what_is_drawn(graph: Graph) -> None:
     assert alone["places"].tolist() == [[7]]
     with pytest.raises(ValueError, match="graph: expected num_nodes=61, found 60"):
         NodeCollator.of(LargeGTConfig(**sizes | {"num_nodes": 61}), graph)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda dataset: pickle.loads(pickle.dumps(dataset))])
+def test_copies_tell_workers_that_stay_too(copied: Any) -> None:
+    first = NodeDataset(torch.arange(6), torch.arange(NODES))
+    first.set_epoch(5)
+    dataset = copied(first)
+    loader = DataLoader(dataset, 3, num_workers=1, persistent_workers=True, collate_fn=list)
+    for epoch in (0, 1):
+        dataset.set_epoch(epoch)
+        assert {row["epoch"] for rows in loader for row in rows} == {epoch}
+    assert first[0]["epoch"] == 5
+
+
+def test_edges_are_no_graph() -> None:
+    config = LargeGTConfig(num_features=3, num_nodes=NODES)
+    for make in (lambda edges: NodeCollator(edges, 3), lambda edges: NodeCollator.of(config, edges)):
+        with pytest.raises(TypeError, match="graph: expected a Graph, found Tensor"):
+            make(torch.zeros(2, 3, dtype=torch.int64))

@@ -1,5 +1,7 @@
 """Sources of the user's own, by the file that registers them, as recipes take them."""
 
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,12 @@ def test_mistakes_are_named(file: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("1 / 0")
     with pytest.raises(ValueError, match=r"cannot import .*broken.py: ZeroDivisionError"):
         load_graph(f"{tmp_path / 'broken.py'}:x")
+
+
+def test_a_file_that_the_program_imported_itself_is_not_run_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(file.parent))
+    importlib.import_module("own_data")
+    assert load_graph(f"{file}:own_words").name == "wordnet"
+    with pytest.raises(ValueError, match=r"own_data.py registers nothing under 'own_word'"):
+        load_graph(f"{file}:own_word")
+    sys.modules.pop("own_data")

@@ -292,3 +292,11 @@ def test_a_damaged_graph_is_named_by_all_that_read_its_rows(tmp_path, damage):
     for read in readers:
         with pytest.raises(ValueError, match=f"indices: expected ids from 0 to 1999, found {damage}"):
             read()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**70])
+def test_any_whole_number_is_a_seed(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_spectrum, "DENSE_NODES", 10)  # where the start is drawn
+    graph = random_graph(200, 600)
+    first, again = (laplacian_encoding(graph, 3, seed=seed, sign="random") for _ in range(2))
+    assert torch.equal(first, again)

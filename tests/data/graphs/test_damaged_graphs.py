@@ -13,7 +13,8 @@ import pytest
 import torch
 from graph_cases import write_citeseer, write_csv, write_ogb
 
-from tokenmix.data.graphs import from_pyg, load_graph
+from tokenmix.data.graphs import from_pyg, load_graph, ogb
+from tokenmix.data.graphs.missing import reading
 from tokenmix.data.graphs.word_graphs import data_of_arrays
 
 WIKICS: dict[str, Any] = {
@@ -152,3 +153,30 @@ def test_masks_of_torch_geometric(mask: torch.Tensor, message: str) -> None:
     data.y = torch.tensor([0, float("inf"), 0, 1])
     with pytest.raises(ValueError, match=r"data\.y: expected classes, found inf"):
         from_pyg(data)
+
+
+def test_what_is_kept_is_forgotten_before_it_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after the graph of other files was saved, and before that was noted; then the first files come back."""
+    write_ogb(tmp_path, "arxiv", "time", np.random.default_rng(0))
+    edges = tmp_path / "ogbn_arxiv" / "raw" / "edge.csv.gz"
+    first, times = edges.read_bytes(), (1.5e9, 1.5e9)
+    os.utime(edges, times)
+    assert load_graph("ogbn-arxiv", tmp_path).graph.num_edges == 9
+    write_csv(edges, [[0, 1]])
+    with monkeypatch.context() as patch:
+        patch.setattr(ogb, "mark_fresh", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            load_graph("ogbn-arxiv", tmp_path)
+    edges.write_bytes(first)
+    os.utime(edges, times)
+    assert load_graph("ogbn-arxiv", tmp_path).graph.num_edges == 9
+
+
+def test_what_is_no_fault_of_a_file_keeps_its_words(tmp_path: Path) -> None:
+    (tmp_path / "data.json").write_text(json.dumps(WIKICS))
+    with pytest.raises(ValueError, match=r"^split: expected 0 to 1, found 7"):
+        load_graph("wikics", tmp_path, split=7)
+    with pytest.raises(ValueError, match=r"^split_seed: expected a whole number of 0 or more, found -1"):
+        load_graph("wordnet", split_seed=-1)
+    with pytest.raises(RuntimeError, match=r"^not enough memory"), reading(tmp_path):
+        raise RuntimeError("not enough memory")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tokenmix.ops.common import is_integers
 from tokenmix.ops.graph import Graph, check_graph
 from tokenmix.ops.hop_features import gather_rows
 from tokenmix.ops.neighbours import sample_two_hop
@@ -41,7 +42,7 @@ class NodeDataset(Dataset[dict[str, int]]):
     """Workers that stay from epoch to epoch hear of a new one."""
 
     def __init__(self, nodes: Tensor, labels: Tensor) -> None:
-        if nodes.dim() != 1 or nodes.is_floating_point() or nodes.dtype == torch.bool:
+        if not is_integers(nodes) or nodes.dim() != 1:
             raise ValueError(f"nodes: expected ids of shape (n,), found {nodes.dtype} of {tuple(nodes.shape)}")
         if len(nodes) and not 0 <= int(nodes.min()) <= int(nodes.max()) < len(labels):
             found = int(nodes.min()) if int(nodes.min()) < 0 else int(nodes.max())

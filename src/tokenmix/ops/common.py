@@ -81,6 +81,32 @@ def check_positive(name: str, value: int) -> None:
         raise ValueError(f"{name}: expected a positive integer, found {value}")
 
 
+def is_integers(value: object) -> bool:
+    """Whether it is a tensor of integers, of any size and sign.
+
+    Example:
+        >>> is_integers(torch.zeros(2, dtype=torch.uint8)), is_integers(torch.ones(2) > 0), is_integers([1])
+        (True, False, False)
+    """
+    return isinstance(value, Tensor) and _kind(value) == "integer"
+
+
+def infinite_row(x: Tensor) -> int | None:
+    """The first row that holds NaN or infinity; None where all numbers are finite, in one pass without a copy.
+
+    Args:
+        x: (N, ...) with more than one axis.
+
+    Example:
+        >>> infinite_row(torch.tensor([[0.0, 1.0], [torch.nan, 2.0]])), infinite_row(torch.full((2, 2), 3e38))
+        (1, None)
+    """
+    if bool(x.sum().isfinite()):
+        return None
+    rows = (~x.isfinite()).flatten(1).any(1).nonzero()  # none, where finite numbers sum up to more than there is
+    return int(rows[0]) if len(rows) else None
+
+
 def _kind(value: Tensor) -> str:
     if value.dtype == torch.bool:
         return "bool"

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenmix.ops.common import is_integers
+
 BLOCK = 1 << 22  # edges that are looked at together
 Keys = np.ndarray[Any, np.dtype[np.uint64]]  # receiver * 2^32 + sender
 
@@ -56,7 +58,7 @@ def check_edges(edges: Tensor, num_nodes: int) -> None:
     Raises:
         TypeError: no integers. ValueError: another shape, or an id that is out of range.
     """
-    if not isinstance(edges, Tensor) or edges.is_floating_point() or edges.is_complex() or edges.dtype == torch.bool:
+    if not is_integers(edges):
         found = edges.dtype if isinstance(edges, Tensor) else type(edges).__name__
         raise TypeError(f"edges: expected a tensor of integers, found {found}")
     if edges.dim() != 2 or len(edges) != 2:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tokenmix import kernels
+from tokenmix.ops.common import infinite_row
 from tokenmix.ops.graph import Graph, check_graph, open_array
 from tokenmix.ops.graph_rows import check_members
 from tokenmix.ops.native_sampling import native_aggregate
@@ -231,12 +232,9 @@ def _dense_rows(x: Tensor, start: int, stop: int) -> Tensor:
 
 
 def _finite(rows: Tensor, start: int) -> Tensor:
-    if not bool(rows.sum().isfinite()):  # one pass; finite numbers can also sum up to more than there is
-        wrong = ~rows.isfinite().all(dim=1)
-        if bool(wrong.any()):
-            place = int(wrong.int().argmax())
-            number = rows[place][~rows[place].isfinite()][0].item()
-            raise ValueError(f"x: expected finite features, found {number} in those of node {start + place}")
+    if (place := infinite_row(rows)) is not None:
+        number = rows[place][~rows[place].isfinite()][0].item()
+        raise ValueError(f"x: expected finite features, found {number} in those of node {start + place}")
     return rows
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tokenmix import kernels
+from tokenmix.ops.common import is_integers
 from tokenmix.ops.graph import Graph, check_graph
 from tokenmix.ops.native_sampling import native_picks, native_two_hop
 from tokenmix.ops.plain_sampling import plain_picks, plain_two_hop
@@ -158,7 +159,7 @@ def _appended(known: np.ndarray, more: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _checked_nodes(graph: Graph, nodes: Tensor) -> Tensor:
     """As contiguous int64 on the CPU."""
     check_graph(graph)
-    if not isinstance(nodes, Tensor) or nodes.is_floating_point() or nodes.is_complex() or nodes.dtype == torch.bool:
+    if not is_integers(nodes):
         found = nodes.dtype if isinstance(nodes, Tensor) else type(nodes).__name__
         raise TypeError(f"nodes: expected a tensor of integers, found {found}")
     if nodes.dim() != 1:

@@ -118,7 +118,7 @@ def describe_graph(data: NodeData) -> str:
 
 def _hop_features_on_disk(data: NodeData, hops: int, folder: Path) -> Tensor:
     """Those that an earlier start, or another process, wrote of the same graph; else written now."""
-    about, settings = folder / "source.json", _fingerprint(data, {"hops": hops})
+    about, settings = folder / "source.json", _fingerprint({"hops": hops}, *_numbers(data))
     try:
         found = open_hop_features(folder)
     except FileNotFoundError:
@@ -135,8 +135,9 @@ def _hop_features_on_disk(data: NodeData, hops: int, folder: Path) -> Tensor:
 def _positions(config: GraphConfig, data: NodeData, folder: Path) -> Tensor | None:
     if config.positions is None:
         return None
-    path, settings = folder / "positions.npy", _fingerprint(data, dataclasses.asdict(config))
+    path = folder / "positions.npy"
     about = path.with_suffix(".json")
+    settings = _fingerprint(dataclasses.asdict(config), data.graph.indptr, data.graph.indices)
     if path.exists() and about.exists() and about.read_text(encoding="utf-8") == settings:
         return torch.from_numpy(np.load(path))
     if config.positions == "laplacian":
@@ -151,11 +152,16 @@ def _positions(config: GraphConfig, data: NodeData, folder: Path) -> Tensor | No
     return found.float()
 
 
-def _fingerprint(data: NodeData, settings: dict[str, Any]) -> str:
-    """JSON that tells what is kept of one graph from that of another: settings, and a digest of edges and features."""
-    digest, x = hashlib.blake2b(digest_size=16), data.features
-    numbers = [data.graph.indptr, data.graph.indices]
-    numbers += [x.crow_indices(), x.col_indices(), x.values()] if x.layout == torch.sparse_csr else [x]
+def _numbers(data: NodeData) -> list[Tensor]:
+    """Of which hop features are computed: edges and features."""
+    x = data.features
+    features = [x.crow_indices(), x.col_indices(), x.values()] if x.layout == torch.sparse_csr else [x]
+    return [data.graph.indptr, data.graph.indices, *features]
+
+
+def _fingerprint(settings: dict[str, Any], *numbers: Tensor) -> str:
+    """JSON that tells what is kept of one graph from that of another: settings, and a digest of what it depends on."""
+    digest = hashlib.blake2b(digest_size=16)
     for part in numbers:
         digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
         step = max(1, _BLOCK // max(1, part[:1].numel()))

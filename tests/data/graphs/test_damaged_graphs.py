@@ -13,9 +13,10 @@ import pytest
 import torch
 from graph_cases import write_citeseer, write_csv, write_ogb
 
-from tokenmix.data.graphs import from_pyg, load_graph, ogb
+from tokenmix.data.graphs import from_pyg, load_graph
 from tokenmix.data.graphs.missing import reading
 from tokenmix.data.graphs.word_graphs import data_of_arrays
+from tokenmix.ops.graph import Graph
 
 WIKICS: dict[str, Any] = {
     "features": [[0.1, 0.2]] * 4,
@@ -163,8 +164,14 @@ def test_what_is_kept_is_forgotten_before_it_is_made_anew(tmp_path: Path, monkey
     os.utime(edges, times)
     assert load_graph("ogbn-arxiv", tmp_path).graph.num_edges == 9
     write_csv(edges, [[0, 1]])
+    save = Graph.save
+
+    def killed(graph: Graph, folder: Path) -> None:
+        save(graph, folder)
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr(ogb, "mark_fresh", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Graph, "save", killed)
         with pytest.raises(KeyboardInterrupt):
             load_graph("ogbn-arxiv", tmp_path)
     edges.write_bytes(first)

@@ -118,9 +118,8 @@ def kept_table(path: Path, rows: int, cache: Path) -> np.ndarray:
         if mapped is None:
             return np.empty((0, 0), np.float32)
         mapped.flush()
-        mark_stale(cache)
-        os.replace(part, cache)
-        mark_fresh(cache, path)
+        with made_from(cache, path):
+            os.replace(part, cache)
     finally:
         part.unlink(missing_ok=True)
     return np.load(cache, mmap_mode="c")
@@ -157,9 +156,8 @@ def kept_member(path: Path, name: str, cache: Path) -> np.ndarray:
                 try:
                     with archive.open(member) as source, part.open("wb") as target:
                         shutil.copyfileobj(source, target, 1 << 24)
-                    mark_stale(cache)
-                    os.replace(part, cache)
-                    mark_fresh(cache, path)
+                    with made_from(cache, path):
+                        os.replace(part, cache)
                 finally:
                     part.unlink(missing_ok=True)
     except (KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -183,7 +181,7 @@ def _map_stored(path: Path, header: int) -> np.ndarray:
 
 
 def is_fresh(cache: Path, source: Path) -> bool:
-    """Whether a file was made from its source as that is now; `mark_fresh` wrote what that was.
+    """Whether a file was made from its source as that is now; `made_from` wrote what that was.
 
     Args:
         cache: the file that was made.
@@ -195,13 +193,14 @@ def is_fresh(cache: Path, source: Path) -> bool:
         return False
 
 
-def mark_stale(cache: Path) -> None:
-    """Forget what a file was made from, before it is made anew."""
+@contextlib.contextmanager
+def made_from(cache: Path, source: Path) -> Iterator[None]:
+    """A file is made in here: what it was made from before is forgotten first, and noted beside it when it is there.
+
+    Where the note cannot be written, the file is made again the next time.
+    """
     _note(cache).unlink(missing_ok=True)
-
-
-def mark_fresh(cache: Path, source: Path) -> None:
-    """Note beside a file what it was made from; where that cannot be written, it is made again the next time."""
+    yield
     with contextlib.suppress(OSError):
         _note(cache).write_text(_stamp(source), encoding="utf-8")
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenmix.ops.common import infinite_row
 from tokenmix.ops.sparse import csr
 
 _BLOCK = 1 << 24  # numbers that are looked at together
@@ -64,11 +65,9 @@ def check_features(features: Tensor) -> None:
     step = max(1, _BLOCK // max(1, features.shape[1]))
     for start in range(0, len(features), step):
         block = features[start : start + step]
-        if not bool(block.sum().isfinite()):  # one pass; a sum may also be infinite when no number is
-            wrong = (~block.isfinite()).nonzero()
-            if len(wrong):
-                row, column = wrong[0].tolist()
-                _refuse(float(block[row, column]), start + row, column)
+        if (row := infinite_row(block)) is not None:
+            column = int((~block[row].isfinite()).nonzero()[0])
+            _refuse(float(block[row, column]), start + row, column)
 
 
 def _refuse(value: float, node: int, column: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenmix.data.graphs.csv_arrays import is_fresh, kept_table, mark_fresh, mark_stale, read_csv
+from tokenmix.data.graphs.csv_arrays import is_fresh, kept_table, made_from, read_csv
 from tokenmix.data.graphs.download import download_zip
 from tokenmix.data.graphs.missing import DOWNLOAD, find_folder, reading
 from tokenmix.data.graphs.node_data import NO_LABEL, NodeData
@@ -128,11 +128,10 @@ def kept_graph(folder: Path, edges_file: Path, edges: Callable[[], np.ndarray], 
             return Graph.open(kept)
     graph = Graph.from_edges(torch.from_numpy(edges()), nodes, undirected=undirected)
     try:
-        mark_stale(whole)
-        graph.save(kept)
+        with made_from(whole, edges_file):
+            graph.save(kept)
     except OSError:
         return graph
-    mark_fresh(whole, edges_file)
     return Graph.open(kept)
 
 

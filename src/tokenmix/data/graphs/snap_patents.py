@@ -48,8 +48,7 @@ def snap_patents(
     """
     if reads not in ("cited", "citing", "both"):
         raise ValueError(f"reads: expected 'cited', 'citing' or 'both', found {reads!r}")
-    if classes < 2:
-        raise ValueError(f"classes: expected at least 2, found {classes}")
+    _check_classes(classes)
     path = find_folder("snap-patents", root, ["data"], [_FILE], _REMEDY) / _FILE
     arrays = _read(path)
     with reading(path):
@@ -95,12 +94,16 @@ def year_classes(years: np.ndarray, classes: int) -> Tensor:
         >>> year_classes(np.array([1970.0, 1980, 1990, 2000, float("nan")]), 2)
         tensor([   0,    0,    1,    1, -100])
     """
-    if classes < 2:
-        raise ValueError(f"classes: expected at least 2, found {classes}")
+    _check_classes(classes)
     known = ~np.isnan(years)
     bounds = np.quantile(years[known], np.arange(1, classes) / classes) if known.any() else np.empty(0)
     found = np.searchsorted(bounds, years, side="right")
     return torch.from_numpy(np.where(known, found, NO_LABEL).astype(np.int64))
+
+
+def _check_classes(classes: int) -> None:
+    if classes < 2:
+        raise ValueError(f"classes: expected at least 2, found {classes}")
 
 
 def _read(path: Path) -> dict[str, Any]:

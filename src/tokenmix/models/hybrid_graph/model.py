@@ -20,6 +20,7 @@ from tokenmix.models.hybrid_graph.layers import (
 )
 from tokenmix.models.node_norm import NodeNorm
 from tokenmix.models.safe_loading import SafeLoading
+from tokenmix.ops.common import infinite_row, is_integers
 from tokenmix.ops.precision import at_least_float32
 
 NO_LABEL = -100
@@ -149,11 +150,9 @@ class HybridGraphModel(SafeLoading, PreTrainedModel):
         if features.dim() != 2 or features.shape[1] != self.config.num_features:
             expected = f"(N, num_features={self.config.num_features})"
             raise ValueError(f"features: expected shape {expected}, found {tuple(features.shape)}")
-        finite = features.to(self.label_head.weight.dtype).isfinite()
-        if not bool(finite.all()):
-            row = int((~finite).any(1).nonzero()[0])
+        if (row := infinite_row(features.to(self.label_head.weight.dtype))) is not None:
             raise ValueError(f"features: expected finite numbers, found NaN or infinity at node {row}")
-        if _kind(edges).removeprefix("torch.").rstrip("0123456789") not in ("int", "uint"):
+        if not is_integers(edges):
             raise TypeError(f"edges: expected integers, found {_kind(edges)}")
         if edges.dim() != 2 or len(edges) != 2:
             raise ValueError(f"edges: expected shape (2, E), found {tuple(edges.shape)}")

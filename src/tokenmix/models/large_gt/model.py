@@ -15,9 +15,8 @@ from tokenmix.models.large_gt.config import LargeGTConfig
 from tokenmix.models.large_gt.inputs import FirstLayers, Projected, WholeGraph
 from tokenmix.models.large_gt.local import LocalHalf
 from tokenmix.models.safe_loading import SafeLoading
+from tokenmix.ops.common import infinite_row, is_integers
 from tokenmix.ops.graph import Graph
-
-_COMPLEX = (torch.complex32, torch.complex64, torch.complex128)
 
 
 @dataclass
@@ -145,8 +144,7 @@ class LargeGTModel(LargeGTPreTrainedModel):
         Raises:
             ValueError, TypeError: input of another shape or type, or out of range.
         """
-        self._check(places, nodes, features, positions)
-        places, nodes = places.long(), nodes.long()
+        places, nodes = self._checked(places, nodes, features, positions)
         first = self._first(places[:, 0], features)
         halves = []
         if first.tokens is not None and self.first.token_in is not None:
@@ -172,15 +170,18 @@ class LargeGTModel(LargeGTPreTrainedModel):
 
         The codebook stays as it is. Input is that of `forward`.
         """
-        self._check(places, nodes, features, positions)
-        z = self._first(places[:, 0].long(), features).nodes
+        places, nodes = self._checked(places, nodes, features, positions)
+        z = self._first(places[:, 0], features).nodes
         if z is not None:  # of mode "local"
             self.global_half.assign(z, nodes, positions)
 
-    def _check(self, places: Tensor, nodes: Tensor, features: Tensor | None, positions: Tensor | None) -> None:
+    def _checked(
+        self, places: Tensor, nodes: Tensor, features: Tensor | None, positions: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Places and nodes as int64."""
         config = self.config
         for name, value, dims in (("places", places, 2), ("nodes", nodes, 1)):
-            if not isinstance(value, Tensor) or value.is_floating_point() or value.dtype in (torch.bool, *_COMPLEX):
+            if not is_integers(value):
                 raise TypeError(f"{name}: expected integers, found {getattr(value, 'dtype', type(value).__name__)}")
             if value.dim() != dims or len(value) != len(nodes) or len(value) == 0:
                 expected = "(B, K)" if dims == 2 else "(B,)"
@@ -192,8 +193,8 @@ class LargeGTModel(LargeGTPreTrainedModel):
         known = config.num_nodes
         for name, given in (("features", features), ("positions", positions)):
             if given is not None and (not isinstance(given, Tensor) or given.layout != torch.strided):
-                found = given.layout if isinstance(given, Tensor) else type(given).__name__
-                raise TypeError(f"{name}: expected a dense tensor, found {found}")
+                layout = given.layout if isinstance(given, Tensor) else type(given).__name__
+                raise TypeError(f"{name}: expected a dense tensor, found {layout}")
         if features is not None:
             if features.dim() != 3 or features.shape[1:] != (config.hops + 1, config.num_features):
                 raise ValueError(
@@ -202,26 +203,25 @@ class LargeGTModel(LargeGTPreTrainedModel):
                 )
             _refuse_nan("features", features)
             known = len(features)
+        places, nodes = places.long(), nodes.long()  # of which small types cannot hold the bounds
         for name, value, high in (("places", places, known), ("nodes", nodes, config.num_nodes)):
-            low, most = (int(x) for x in value.long().aminmax())
+            low, most = (int(x) for x in value.aminmax())
             if low < 0 or most >= high:
                 raise ValueError(f"{name}: expected numbers from 0 to {high - 1}, found {low if low < 0 else most}")
         wanted = config.position_size if config.mode != "local" else 0
         if wanted and (positions is None or tuple(positions.shape) != (len(nodes), wanted)):
-            shape = None if positions is None else tuple(positions.shape)
+            found = None if positions is None else tuple(positions.shape)
             raise ValueError(
-                f"positions: expected shape (B, position_size) = {(len(nodes), wanted)}, found {shape}; a new model "
+                f"positions: expected shape (B, position_size) = {(len(nodes), wanted)}, found {found}; a new model "
                 "without positional encodings has position_size=0"
             )
         if not wanted and positions is not None and config.mode != "local":
             raise ValueError("positions: expected none, as position_size is 0, found some")
         if wanted and positions is not None:
             _refuse_nan("positions", positions)
+        return places, nodes
 
 
 def _refuse_nan(name: str, x: Tensor) -> None:
-    if bool(x.sum().isfinite()):  # one pass without a copy; a sum may also be infinite when no number is
-        return
-    wrong = (~x.isfinite()).flatten(1).any(1).nonzero()
-    if len(wrong):
-        raise ValueError(f"{name}: expected finite numbers, found NaN or infinity in row {int(wrong[0])}")
+    if (row := infinite_row(x)) is not None:
+        raise ValueError(f"{name}: expected finite numbers, found NaN or infinity in row {row}")

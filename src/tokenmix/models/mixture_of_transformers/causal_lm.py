@@ -184,21 +184,8 @@ class MixtureOfTransformersForCausalLM(MixtureOfTransformersPreTrainedModel, Mix
         )
 
     def read_last(self, input_ids: Tensor, layout: Layout, state: StackState) -> Tensor:
-        """As `MixerForCausalLM.read_last`; the ids tell the modality.
-
-        The first token behind others may be one that was drawn, the last of what `tokenmix.models.generate` gave: a
-        continuous one has features of 0, as in `generate`.
-
-        Raises:
-            ValueError: other continuous tokens, whose features `generate` alone takes.
-        """
-        layout = self.model.with_modality(layout, input_ids)
-        size, features = self.config.feature_size, None
-        if size and state.length > 0:
-            self.model.refuse_missing(layout, first=1)
-            features = torch.zeros(*input_ids.shape, size, device=input_ids.device)
-        x = self.model.read_features(self.model.embed(input_ids, layout, state), layout, features)
-        return self.stack(x, layout, state, last_only=True)[:, 0]
+        """As `MixerForCausalLM.read_last`; the ids tell the modality, see `MixtureOfTransformersModel.embed`."""
+        return super().read_last(input_ids, self.model.with_modality(layout, input_ids), state)
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any

@@ -20,6 +20,7 @@ from tokenmix.models.mixture_of_transformers.config import MixtureOfTransformers
 from tokenmix.models.mixture_of_transformers.features import FeatureModality
 from tokenmix.models.model import MixerModel
 from tokenmix.routed.base import token_modality
+from tokenmix.stack_state import StackState
 
 
 class MixtureOfTransformersModel(MixtureOfTransformersPreTrainedModel, MixerModel):
@@ -129,6 +130,21 @@ class MixtureOfTransformersModel(MixtureOfTransformersPreTrainedModel, MixerMode
                 raise ValueError(f"modality_ids: expected 0 to {len(self.config.specs) - 1}, found {low} to {high}")
         return dataclasses.replace(layout, modality=modality_ids)
 
+    def embed(self, input_ids: Tensor, layout: Layout, state: StackState | None = None) -> Tensor:
+        """As `MixerModel.embed`, for a layout with modalities.
+
+        The first token behind others may be one that was drawn, the last of what `tokenmix.models.generate` gave: a
+        continuous one has features of 0, as in `generate`.
+
+        Raises:
+            ValueError: other continuous tokens, whose features `forward` alone takes.
+        """
+        size, features = self.config.feature_size, None
+        if size and state is not None and state.length > 0:
+            self._refuse_missing(layout, first=1)
+            features = torch.zeros(*input_ids.shape, size, device=input_ids.device)
+        return self.read_features(super().embed(input_ids, layout, state), layout, features)
+
     def read_features(
         self, x: Tensor, layout: Layout, features: Tensor | None, noise_level: Tensor | None = None
     ) -> Tensor:
@@ -139,7 +155,7 @@ class MixtureOfTransformersModel(MixtureOfTransformersPreTrainedModel, MixerMode
                 continuous (looked for on the CPU alone).
         """
         if features is None:
-            self.refuse_missing(layout)
+            self._refuse_missing(layout)
             return x
         self.check_features(x.shape[0], x.shape[1], features, noise_level)
         if noise_level is None:
@@ -150,12 +166,8 @@ class MixtureOfTransformersModel(MixtureOfTransformersPreTrainedModel, MixerMode
             x = x + module.read(features.masked_fill(~here, 0), noise_level) * here
         return x
 
-    def refuse_missing(self, layout: Layout, first: int = 0) -> None:
-        """Refuse continuous tokens from a column on: without features, all patches would be read as the same.
-
-        Raises:
-            ValueError: there is one (looked for on the CPU alone).
-        """
+    def _refuse_missing(self, layout: Layout, first: int = 0) -> None:
+        """Without features a continuous token, from a column on, would be read as if all patches were the same."""
         modality = token_modality(layout)
         for name, number in self.config.continuous().items():
             here = modality == number if layout.mask is None else (modality == number) & layout.mask
